@@ -1,0 +1,162 @@
+package events
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// Message is an event as it lies in the log: CloudEvents 1.0 binary mode, attributes as headers, the payload as body.
+// Header names are case-sensitive.
+type Message struct {
+	Subject string
+	Header  map[string]string
+	Body    []byte
+}
+
+// Headers of ours beside the CloudEvents attributes. headerKey is empty today: it is the place for the id of a key that a
+// sealed body would need.
+const (
+	headerActor   = "Vega-Actor"
+	headerCause   = "Vega-Cause"
+	headerCommand = "Vega-Command"
+	headerKey     = "Vega-Key"
+	headerVersion = "Agg-Version"
+	headerHash    = "Audit-Hash"
+	headerTrace   = "traceparent"
+	// HeaderMsgID is the server's own header for de-duplication; ours is command id + index.
+	HeaderMsgID = "Nats-Msg-Id"
+)
+
+// MaxBody bounds one event's payload, in bytes; larger facts are objects named by digest.
+const MaxBody = 512 << 10
+
+// Encode builds the messages of one command: evs after head, in order, chained. It returns the head after them. The error
+// names what cannot be stored: an unknown fact, a body over MaxBody, a missing actor or command.
+func Encode(a Aggregate, head Head, meta Meta, evs ...Event) ([]Message, Head, error) {
+	if err := CheckMeta(meta); err != nil {
+		return nil, head, err
+	}
+	msgs := make([]Message, len(evs))
+	for i, e := range evs {
+		row, ok := kindRowOf(e)
+		if !ok {
+			return nil, head, fmt.Errorf("%T may not be appended", e)
+		}
+		if agg, _, _ := strings.Cut(string(row.kind), "."); agg != string(a.Kind) {
+			return nil, head, fmt.Errorf("%s does not belong to %s", row.kind, a)
+		}
+		body, err := json.Marshal(e)
+		if err != nil {
+			return nil, head, fmt.Errorf("encode %s: %w", row.kind, err)
+		}
+		if len(body) > MaxBody {
+			return nil, head, fmt.Errorf("%s is %d bytes, at most %d", row.kind, len(body), MaxBody)
+		}
+		id := string(meta.Command) + "/" + strconv.Itoa(i)
+		m := Message{Subject: a.Subject(e), Body: body, Header: map[string]string{
+			"ce-specversion":     "1.0",
+			"ce-id":              id,
+			"ce-type":            string(row.kind),
+			"ce-source":          "/" + string(a.Region) + "/" + string(a.Kind) + "/" + a.ID,
+			"ce-time":            utc(meta.At).Format(time.RFC3339Nano),
+			"ce-dataschema":      "vega:" + string(row.kind) + "/" + strconv.Itoa(row.schema),
+			"ce-datacontenttype": "application/json",
+			headerActor:          string(meta.Actor),
+			headerCommand:        string(meta.Command),
+			headerVersion:        strconv.FormatUint(uint64(head.Version)+1, 10),
+			HeaderMsgID:          id,
+		}}
+		if meta.Cause != "" {
+			m.Header[headerCause] = meta.Cause
+		}
+		if meta.Trace != "" {
+			m.Header[headerTrace] = meta.Trace
+		}
+		head.Version++
+		head.Hash = Link(head.Hash, m)
+		m.Header[headerHash] = string(head.Hash)
+		msgs[i] = m
+	}
+	return msgs, head, nil
+}
+
+// CheckMeta says what is missing or malformed in a command's metadata.
+func CheckMeta(m Meta) error {
+	const ok = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_.:/-"
+	switch {
+	case m.Command == "" || len(m.Command) > 100 || strings.Trim(string(m.Command), ok) != "":
+		return fmt.Errorf("command id %.40q: want 1 to 100 characters of A-Z, a-z, 0-9 and _.:/-", string(m.Command))
+	case m.Actor == "" || len(m.Actor) > 150 || strings.ContainsAny(string(m.Actor), "\r\n"):
+		return fmt.Errorf("actor %.40q: want 1 to 150 characters on one line", string(m.Actor))
+	case len(m.Cause) > 200 || strings.ContainsAny(m.Cause, "\r\n"):
+		return fmt.Errorf("cause %.40q: want at most 200 characters on one line", m.Cause)
+	case len(m.Trace) > 100 || strings.ContainsAny(m.Trace, "\r\n"):
+		return fmt.Errorf("traceparent %.40q: want at most 100 characters on one line", m.Trace)
+	case m.At.IsZero():
+		return errors.New("a command needs its moment")
+	}
+	return nil
+}
+
+// Decode reads what Encode wrote, of this or an earlier schema. A fact of a later release comes back as Unknown.
+func Decode(m Message, seq Seq) (Recorded, error) {
+	fail := func(err error) (Recorded, error) {
+		return Recorded{}, fmt.Errorf("event at sequence %d: %w", seq, err)
+	}
+	a, _, err := ParseSubject(m.Subject)
+	if err != nil {
+		return fail(err)
+	}
+	if v := m.Header["ce-specversion"]; v != "1.0" {
+		return fail(fmt.Errorf("ce-specversion is %.20q", v))
+	}
+	at, err := time.Parse(time.RFC3339Nano, m.Header["ce-time"])
+	if err != nil {
+		return fail(fmt.Errorf("ce-time: %w", err))
+	}
+	version, err := strconv.ParseUint(m.Header[headerVersion], 10, 64)
+	if err != nil || version == 0 {
+		return fail(fmt.Errorf("%s is %.20q", headerVersion, m.Header[headerVersion]))
+	}
+	kind := Kind(m.Header["ce-type"])
+	schema, err := parseSchema(kind, m.Header["ce-dataschema"])
+	if err != nil {
+		return fail(err)
+	}
+	e, err := decodeBody(kind, schema, m.Body)
+	if err != nil {
+		return fail(err)
+	}
+	return Recorded{
+		Envelope: Envelope{
+			Meta: Meta{
+				Command: CommandID(m.Header[headerCommand]),
+				Actor:   Actor(m.Header[headerActor]),
+				Cause:   m.Header[headerCause],
+				Trace:   m.Header[headerTrace],
+				At:      at,
+			},
+			Aggregate: a,
+			ID:        m.Header["ce-id"],
+			Kind:      kind,
+			Schema:    schema,
+			Version:   Version(version),
+			Hash:      Hash(m.Header[headerHash]),
+		},
+		Seq:   seq,
+		Event: e,
+	}, nil
+}
+
+func parseSchema(kind Kind, dataschema string) (int, error) {
+	number, ok := strings.CutPrefix(dataschema, "vega:"+string(kind)+"/")
+	n, err := strconv.Atoi(number)
+	if !ok || err != nil || n < 1 {
+		return 0, fmt.Errorf("ce-dataschema %.80q does not belong to %.40q", dataschema, string(kind))
+	}
+	return n, nil
+}
