@@ -1,0 +1,42 @@
+package engine
+
+import "vega/config/secret"
+
+// Config says where the engine finds its pack, Codex and the model.
+type Config struct {
+	// Root is the folder of the engine pack: prompts, schemas and rules.
+	Root string `env:"VEGA_V16_ROOT, default=v16/" doc:"Path to the engine pack: prompts, output schemas and rules. When it is not set and the folder is not there, the copy inside the binary is used."`
+
+	// RuntimeRoot holds the working files of running scans.
+	RuntimeRoot string `env:"VEGA_V16_RUNTIME_ROOT" shown:"(data dir)" doc:"Where the engine writes its working files during a scan; by default the folder v16 under VEGA_DATA_DIR."`
+
+	// CodexBin is the command that runs Codex.
+	CodexBin string `env:"VEGA_V16_CODEX_BIN, default=scripts/codex-in-target-container.sh" doc:"Command used to invoke Codex. The default runs Codex in an isolated Docker container. Override with a plain codex binary for debugging."`
+
+	// CodexDockerImage is the image that the default CodexBin starts.
+	CodexDockerImage string `env:"VEGA_V16_CODEX_DOCKER_IMAGE, default=vega-codex-runner:latest" doc:"Docker image used for Codex isolation."`
+
+	// Model is the model's name as the provider knows it.
+	Model string `env:"VEGA_V16_MODEL, default=gpt-5.4" doc:"AI model name passed to Codex."`
+
+	// MaskSecret keys the HMAC that stands for a found credential in events and findings.
+	MaskSecret secret.String `env:"VEGA_MASK_SECRET" secret:"true" shown:"(generated)" doc:"Key of the HMAC that stands for a found credential, so that the same credential is recognised without being kept. Generated and kept under the data folder if unset; workers on several machines need the same one."`
+
+	// What follows is filled in by package config, not by a variable of its own.
+
+	// RootGiven says that VEGA_V16_ROOT was set: a missing folder is then an error, not the built-in copy.
+	RootGiven bool
+	// CodexBinGiven says the same of VEGA_V16_CODEX_BIN.
+	CodexBinGiven bool
+	// ModelAccess says whether the stages that need a model can reach one.
+	ModelAccess ModelAccess
+}
+
+// ModelAccess says whether and where the stages that need a model reach one.
+type ModelAccess struct {
+	// ProxyBaseURL is the LLM proxy that Codex is pointed at; empty: the proxy in this process.
+	ProxyBaseURL string
+	// Missing names the variables that have to be set before a model can be reached, in the order of the documentation;
+	// empty: everything is configured.
+	Missing []string
+}
