@@ -30,7 +30,8 @@ func ByUser(id UserID) Actor     { return Actor("user:" + string(id)) }
 func ByWorker(id WorkerID) Actor { return Actor("worker:" + string(id)) }
 func BySystem(part string) Actor { return Actor("system:" + part) }
 
-// Meta is what the caller of a command adds to its events. Command and Actor are required.
+// Meta is what the caller of a command adds to its events. Command, Actor and At are required. One command may write
+// to several aggregates.
 type Meta struct {
 	Command CommandID
 	Actor   Actor
@@ -43,7 +44,7 @@ type Meta struct {
 type Envelope struct {
 	Meta
 	Aggregate Aggregate
-	ID        string // "<command>/<index>": unique in the stream
+	ID        string // "<command>/<aggregate kind>/<aggregate id>/<index>": unique in the stream
 	Kind      Kind
 	Schema    int
 	Version   Version // 1..n inside the aggregate

@@ -56,7 +56,7 @@ func Encode(a Aggregate, head Head, meta Meta, evs ...Event) ([]Message, Head, e
 		if len(body) > MaxBody {
 			return nil, head, fmt.Errorf("%s is %d bytes, at most %d", row.kind, len(body), MaxBody)
 		}
-		id := string(meta.Command) + "/" + strconv.Itoa(i)
+		id := string(meta.Command) + "/" + string(a.Kind) + "/" + a.ID + "/" + strconv.Itoa(i)
 		m := Message{Subject: a.Subject(e), Body: body, Header: map[string]string{
 			"ce-specversion":     "1.0",
 			"ce-id":              id,

@@ -1,0 +1,328 @@
+package eventstore
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strconv"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"vega/events"
+)
+
+var (
+	// ErrConflict is returned when the aggregate has moved on since it was loaded. Load, decide again.
+	ErrConflict = errors.New("aggregate changed")
+	// ErrUnavailable is returned when the log did not answer in time. Whether something was stored is not known: retry with the
+	// same command id.
+	ErrUnavailable = errors.New("event log unavailable")
+	// ErrFull is returned when the server refused to store more. Nothing was stored. It is also an ErrUnavailable.
+	ErrFull = fmt.Errorf("%w: no room left for events", ErrUnavailable)
+)
+
+// ChainError says that the log no longer holds what was written: an event was changed, removed or inserted.
+type ChainError struct {
+	Aggregate events.Aggregate
+	Seq       events.Seq
+	Problem   string
+}
+
+func (e *ChainError) Error() string {
+	return fmt.Sprintf("hash chain of %s is broken at sequence %d: %s", e.Aggregate, e.Seq, e.Problem)
+}
+
+// Options of a Store.
+type Options struct {
+	Region events.Region
+	// SyncAlways says that the server syncs every write to disk, so appends are worth grouping.
+	SyncAlways bool
+	// Patience bounds how long Append and Load keep trying while the log does not answer; 10 s when zero.
+	Patience time.Duration
+}
+
+// Store is one region's event log. It is safe for concurrent use.
+type Store struct {
+	nc       *nats.Conn
+	js       jetstream.JetStream
+	region   events.Region
+	stream   string
+	patience time.Duration
+	replies  *replies
+	appender *appender // nil: publish directly
+}
+
+// Open finds the region's streams, asserts that they have the settings the log needs, and starts the appender. It does not
+// create anything: see Setup. Close the Store before nc.
+func Open(ctx context.Context, nc *nats.Conn, o Options) (*Store, error) {
+	if err := events.CheckRegion(o.Region); err != nil {
+		return nil, err
+	}
+	js, err := jetstream.New(nc, jetstream.WithPublishAsyncMaxPending(256))
+	if err != nil {
+		return nil, fmt.Errorf("open event log: %w", err)
+	}
+	if err := assertStreams(ctx, js, o.Region); err != nil {
+		return nil, err
+	}
+	rep, err := newReplies(nc)
+	if err != nil {
+		return nil, err
+	}
+	s := &Store{nc: nc, js: js, region: o.Region, stream: StreamName(o.Region), patience: o.Patience, replies: rep}
+	if s.patience == 0 {
+		s.patience = 10 * time.Second
+	}
+	if o.SyncAlways {
+		s.appender = startAppender(rep, s.stream)
+	}
+	return s, nil
+}
+
+// Close stops the appender after the commit in flight. Appends that wait get ErrUnavailable.
+func (s *Store) Close() {
+	if s.appender != nil {
+		s.appender.close()
+	}
+	s.replies.close()
+}
+
+// Region is the region whose log this is.
+func (s *Store) Region() events.Region { return s.region }
+
+// Conn is the connection the store was opened with, for what is not in the log: heartbeats, pings, the feed.
+func (s *Store) Conn() *nats.Conn { return s.nc }
+
+// JetStream is the client for buckets and consumers that live beside the log.
+func (s *Store) JetStream() jetstream.JetStream { return s.js }
+
+// Append stores evs as the next events of a after head, all or none, and returns them as they are in the log. It returns
+// ErrConflict when a has moved on, ErrUnavailable or ErrFull when the log does not take them, and ctx.Err() when the caller gave up; after that and
+// after ErrUnavailable the events may be stored all the same, and a retry with the same command id and head finds them.
+func (s *Store) Append(ctx context.Context, a events.Aggregate, head events.Head, meta events.Meta, evs ...events.Event) ([]events.Recorded, error) {
+	if len(evs) == 0 {
+		return nil, nil
+	}
+	msgs, _, err := events.Encode(a, head, meta, evs...)
+	if err != nil {
+		return nil, fmt.Errorf("append to %s: %w", a, err)
+	}
+	last, err := s.commit(ctx, a, head, msgs)
+	if err != nil {
+		return nil, fmt.Errorf("append to %s: %w", a, err)
+	}
+	out := make([]events.Recorded, len(msgs))
+	for i, m := range msgs {
+		// The events of one command lie next to each other: a batch is stored as a block.
+		seq := last - events.Seq(len(msgs)-1-i)
+		if out[i], err = events.Decode(m, seq); err != nil {
+			return nil, fmt.Errorf("append to %s: %w", a, err)
+		}
+		out[i].Event = evs[i]
+	}
+	return out, nil
+}
+
+// commit tries until the outcome is known or patience ends. Every try after the first begins by asking the log what became of the
+// one before.
+func (s *Store) commit(ctx context.Context, a events.Aggregate, head events.Head, msgs []events.Message) (events.Seq, error) {
+	c := &command{filter: a.Filter(), expected: head.Seq, msgs: toNATS(msgs, s.stream, a.Filter(), head.Seq), done: make(chan outcome, 1)}
+	deadline := time.Now().Add(s.patience)
+	pause := newBackoff()
+	for try := 0; ; try++ {
+		if try > 0 || s.appender.wary() {
+			seq, err := s.settle(ctx, c)
+			if !errors.Is(err, errUntouched) {
+				if err == nil || errors.Is(err, ErrConflict) || ctx.Err() != nil || time.Now().After(deadline) {
+					return seq, err
+				}
+				if werr := pause.wait(ctx); werr != nil {
+					return 0, werr
+				}
+				continue
+			}
+		}
+		c.alone = try > 2 // a batch that keeps being refused is not worth joining
+		seq, err := s.send(ctx, c)
+		if err == nil {
+			return seq, nil
+		}
+		if final := finalError(err); final != nil {
+			return 0, final
+		}
+		if ctx.Err() != nil {
+			return 0, ctx.Err()
+		}
+		if time.Now().After(deadline) {
+			return 0, fmt.Errorf("%w: %w", ErrUnavailable, err)
+		}
+		if !errors.Is(err, errRefused) || try > 0 {
+			if werr := pause.wait(ctx); werr != nil {
+				return 0, werr
+			}
+		}
+	}
+}
+
+func (s *Store) send(ctx context.Context, c *command) (events.Seq, error) {
+	if s.appender != nil {
+		return s.appender.submit(ctx, c)
+	}
+	wait, err := s.replies.publish(c)
+	if err != nil {
+		return 0, err
+	}
+	return wait(ctx)
+}
+
+// errUntouched says that the aggregate stands where the command expects it and nothing of the command is stored.
+var errUntouched = errors.New("nothing stored yet")
+
+// settle asks the leader what became of c: its last sequence when it is stored, ErrConflict when something else took its
+// place, errUntouched when it may be sent again, ErrUnavailable when there is no answer.
+func (s *Store) settle(ctx context.Context, c *command) (events.Seq, error) {
+	last, err := s.leaderLast(ctx, c.filter)
+	if err != nil {
+		return 0, err
+	}
+	if last.seq == c.expected {
+		return 0, errUntouched
+	}
+	next := c.expected + 1
+	for _, m := range c.msgs {
+		stored, err := s.leaderGet(ctx, map[string]any{"seq": next, "next_by_subj": c.filter})
+		if err != nil {
+			return 0, err
+		}
+		if stored.seq == 0 || stored.msg.Header[events.HeaderMsgID] != m.Header.Get(events.HeaderMsgID) {
+			return 0, ErrConflict
+		}
+		last.seq = stored.seq
+		next = stored.seq + 1
+	}
+	return last.seq, nil
+}
+
+// stored is a message as the server returns it; seq 0 means that there is none.
+type stored struct {
+	seq events.Seq
+	msg events.Message
+}
+
+// leaderLast is the last event of a filter, read from the stream's leader: a direct get may be answered by a follower that is
+// behind.
+func (s *Store) leaderLast(ctx context.Context, filter string) (stored, error) {
+	return s.leaderGet(ctx, map[string]any{"last_by_subj": filter})
+}
+
+func (s *Store) leaderGet(ctx context.Context, query map[string]any) (stored, error) {
+	req, err := json.Marshal(query)
+	if err != nil {
+		return stored{}, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
+	defer cancel()
+	r, err := s.nc.RequestWithContext(ctx, "$JS.API.STREAM.MSG.GET."+s.stream, req)
+	if err != nil {
+		return stored{}, fmt.Errorf("%w: %w", ErrUnavailable, err)
+	}
+	var v struct {
+		Error   *jetstream.APIError `json:"error"`
+		Message struct {
+			Subject string     `json:"subject"`
+			Seq     events.Seq `json:"seq"`
+			Header  []byte     `json:"hdrs"`
+			Data    []byte     `json:"data"`
+		} `json:"message"`
+	}
+	if err := json.Unmarshal(r.Data, &v); err != nil {
+		return stored{}, fmt.Errorf("%w: unreadable answer: %w", ErrUnavailable, err)
+	}
+	if v.Error != nil {
+		if v.Error.ErrorCode == jetstream.JSErrCodeMessageNotFound {
+			return stored{}, nil
+		}
+		return stored{}, fmt.Errorf("%w: %w", ErrUnavailable, v.Error)
+	}
+	h, err := nats.DecodeHeadersMsg(v.Message.Header)
+	if err != nil {
+		return stored{}, fmt.Errorf("headers at sequence %d: %w", v.Message.Seq, err)
+	}
+	return stored{v.Message.Seq, events.Message{Subject: v.Message.Subject, Header: fromHeader(h), Body: v.Message.Data}}, nil
+}
+
+// finalError turns a server's refusal that no retry can change into ours; nil when the outcome has to be read from the log.
+func finalError(err error) error {
+	if errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
+		return nil
+	}
+	if errors.Is(err, errStopped) {
+		return fmt.Errorf("%w: %w", ErrUnavailable, errStopped)
+	}
+	api, ok := errors.AsType[*jetstream.APIError](err)
+	if !ok {
+		return nil
+	}
+	switch api.ErrorCode {
+	case 10023, 10028, 10047: // insufficient resources, memory or storage exceeded
+		return ErrFull
+	case 10077: // message exceeds a stream limit
+		if api.Description != "" {
+			return fmt.Errorf("%w: %s", ErrFull, api.Description)
+		}
+		return ErrFull
+	case 10054: // message larger than the server takes
+		return api
+	}
+	return nil
+}
+
+func toNATS(msgs []events.Message, stream, filter string, expected events.Seq) []*nats.Msg {
+	out := make([]*nats.Msg, len(msgs))
+	for i, m := range msgs {
+		h := make(nats.Header, len(m.Header)+6)
+		for k, v := range m.Header {
+			h[k] = []string{v}
+		}
+		h[jetstream.ExpectedStreamHeader] = []string{stream}
+		if i == 0 {
+			h[jetstream.ExpectedLastSubjSeqHeader] = []string{strconv.FormatUint(uint64(expected), 10)}
+			h[jetstream.ExpectedLastSubjSeqSubjHeader] = []string{filter}
+		}
+		out[i] = &nats.Msg{Subject: m.Subject, Header: h, Data: m.Body}
+	}
+	return out
+}
+
+func fromHeader(h nats.Header) map[string]string {
+	out := make(map[string]string, len(h))
+	for k, v := range h {
+		if len(v) > 0 {
+			out[k] = v[0]
+		}
+	}
+	return out
+}
+
+// requestTimeout bounds one question to the server; what is asked is asked again while patience lasts.
+const requestTimeout = 2 * time.Second
+
+// backoff waits 5 ms, then twice as long each time, up to 250 ms.
+type backoff struct{ next time.Duration }
+
+func newBackoff() *backoff { return &backoff{5 * time.Millisecond} }
+
+func (b *backoff) wait(ctx context.Context) error {
+	t := time.NewTimer(b.next)
+	defer t.Stop()
+	b.next = min(2*b.next, 250*time.Millisecond)
+	select {
+	case <-t.C:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}

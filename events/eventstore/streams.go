@@ -1,0 +1,133 @@
+package eventstore
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+
+	"vega/events"
+)
+
+// StreamName is the region's event stream. The number leaves room for closing a full stream and starting the next.
+func StreamName(r events.Region) string { return "VEGA_EVENTS_" + string(r) + "_1" }
+
+// FeedName is the stream of progress and log lines.
+func FeedName(r events.Region) string { return "VEGA_FEED_" + string(r) }
+
+// Buckets beside the log. Heartbeats live in memory and expire; Expiring keeps what must end by itself and is no fact: refresh
+// tokens, idempotent responses.
+const (
+	HeartbeatBucket = "VEGA_HEARTBEATS"
+	ExpiringBucket  = "VEGA_EXPIRING"
+)
+
+// streamConfig is the event stream. What is absent is as important as what is there: no message TTL, no schedules, no rollup and no
+// delete markers, because enabling any of them silently switches DenyPurge off.
+func streamConfig(r events.Region, replicas int) jetstream.StreamConfig {
+	return jetstream.StreamConfig{
+		Name:               StreamName(r),
+		Description:        "Vega's events: the only truth. Never edited, never purged.",
+		Subjects:           events.StreamSubjects(r),
+		Storage:            jetstream.FileStorage,
+		Compression:        jetstream.S2Compression,
+		Replicas:           replicas,
+		Retention:          jetstream.LimitsPolicy,
+		Discard:            jetstream.DiscardNew,
+		MaxMsgs:            -1,
+		MaxBytes:           -1,
+		MaxMsgsPerSubject:  -1,
+		DenyDelete:         true,
+		DenyPurge:          true,
+		AllowDirect:        true,
+		AllowAtomicPublish: true,
+		Duplicates:         2 * time.Minute,
+	}
+}
+
+func feedConfig(r events.Region, replicas int) jetstream.StreamConfig {
+	return jetstream.StreamConfig{
+		Name:        FeedName(r),
+		Description: "Progress and log lines of running scans; not facts.",
+		Subjects:    []string{events.FeedSubjects(r)},
+		Storage:     jetstream.FileStorage,
+		Compression: jetstream.S2Compression,
+		Replicas:    replicas,
+		Discard:     jetstream.DiscardOld,
+		MaxAge:      7 * 24 * time.Hour,
+		MaxBytes:    1 << 30,
+		AllowDirect: true,
+	}
+}
+
+// Setup makes what is missing of a region's streams and buckets, with an administrator's connection. It changes the replica count of
+// what exists and nothing else; it may be run again at any time, also after it was interrupted.
+func Setup(ctx context.Context, js jetstream.JetStream, r events.Region, replicas int) error {
+	if err := events.CheckRegion(r); err != nil {
+		return err
+	}
+	replicas = max(replicas, 1)
+	for _, cfg := range []jetstream.StreamConfig{streamConfig(r, replicas), feedConfig(r, replicas)} {
+		st, err := js.Stream(ctx, cfg.Name)
+		switch {
+		case errors.Is(err, jetstream.ErrStreamNotFound):
+			if _, err = js.CreateStream(ctx, cfg); err != nil {
+				return fmt.Errorf("create stream %s: %w", cfg.Name, err)
+			}
+		case err != nil:
+			return fmt.Errorf("look at stream %s: %w", cfg.Name, err)
+		case st.CachedInfo().Config.Replicas != replicas:
+			have := st.CachedInfo().Config
+			have.Replicas = replicas
+			if _, err = js.UpdateStream(ctx, have); err != nil {
+				return fmt.Errorf("change replicas of stream %s: %w", cfg.Name, err)
+			}
+		}
+	}
+	for _, cfg := range []jetstream.KeyValueConfig{
+		{Bucket: HeartbeatBucket, Description: "Workers that are alive", History: 1, Storage: jetstream.MemoryStorage, LimitMarkerTTL: time.Hour, Replicas: replicas},
+		{Bucket: ExpiringBucket, Description: "What ends by itself and is no fact", History: 1, Storage: jetstream.FileStorage, LimitMarkerTTL: time.Hour, Replicas: replicas},
+	} {
+		if _, err := js.CreateOrUpdateKeyValue(ctx, cfg); err != nil {
+			return fmt.Errorf("create bucket %s: %w", cfg.Bucket, err)
+		}
+	}
+	return assertStreams(ctx, js, r)
+}
+
+// assertStreams checks the settings that the server returns, not those that were asked for.
+func assertStreams(ctx context.Context, js jetstream.JetStream, r events.Region) error {
+	st, err := js.Stream(ctx, StreamName(r))
+	if errors.Is(err, jetstream.ErrStreamNotFound) {
+		return fmt.Errorf("stream %s does not exist: run 'vega setup' with an administrator's credentials", StreamName(r))
+	}
+	if err != nil {
+		return fmt.Errorf("%w: look at stream %s: %w", ErrUnavailable, StreamName(r), err)
+	}
+	c := st.CachedInfo().Config
+	var bad []string
+	want := func(ok bool, what string) {
+		if !ok {
+			bad = append(bad, what)
+		}
+	}
+	want(slices.Equal(c.Subjects, events.StreamSubjects(r)), fmt.Sprintf("subjects are %v", c.Subjects))
+	want(c.Storage == jetstream.FileStorage, "storage is not file")
+	want(c.DenyDelete, "messages can be deleted")
+	want(c.DenyPurge, "the stream can be purged")
+	want(!c.AllowRollup, "rollup is allowed")
+	want(!c.AllowMsgTTL, "message TTL is allowed")
+	want(c.AllowAtomicPublish, "atomic batches are off")
+	want(c.AllowDirect, "direct reads are off")
+	want(c.MaxMsgs <= 0 && c.MaxBytes <= 0 && c.MaxMsgsPerSubject <= 0 && c.MaxAge == 0, "it has limits that would drop events")
+	want(c.Retention == jetstream.LimitsPolicy, "retention is not by limits")
+	want(!c.Sealed, "it is sealed")
+	if len(bad) > 0 {
+		return fmt.Errorf("stream %s is not fit to be the event log: %s", StreamName(r), strings.Join(bad, "; "))
+	}
+	return nil
+}
