@@ -56,8 +56,10 @@ func CSV(w io.Writer, d Document) error {
 	return out.Error()
 }
 
-// inertCell keeps a cell from being run as a formula. encoding/csv itself quotes separators and line ends.
+// inertCell keeps a cell from being run as a formula or acting on a terminal. encoding/csv itself quotes separators and line
+// ends.
 func inertCell(s string) string {
+	s = printableLines(s)
 	if s != "" && strings.ContainsRune("=+-@\t\r\n＝＋－＠", []rune(s)[0]) {
 		return "'" + s
 	}

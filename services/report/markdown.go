@@ -102,7 +102,7 @@ func prefixed(prefix, s string) string {
 // stands there: every text follows something of ours, and line ends are kept out.
 var markdownEscapes = strings.NewReplacer(
 	`\`, `\\`, "`", "\\`", "*", `\*`, "_", `\_`, "[", `\[`, "]", `\]`, "<", "&lt;", ">", "&gt;", "&", "&amp;", "|", `\|`,
-	"~", `\~`, "!", `\!`, "#", `\#`, "@", "@\u2060", "://", ":\u2060//",
+	"~", `\~`, "!", `\!`, "#", `\#`, "@", "@\u2060", "://", ":\u2060//", "www.", "www\u2060.",
 )
 
 // markdownText is s as plain text on one line. A word joiner keeps addresses and mentions from becoming links.
@@ -125,12 +125,8 @@ func codeSpan(s string) string {
 
 // fenced shows s literally as a block; the fence is longer than any in s.
 func fenced(s string) string {
-	lines := strings.Split(strings.TrimRight(s, "\n"), "\n")
-	for i, l := range lines {
-		lines[i] = Printable(strings.TrimRight(l, "\r"))
-	}
 	fence := strings.Repeat("`", max(3, longestRun(s)+1))
-	return fence + "\n" + strings.Join(lines, "\n") + "\n" + fence
+	return fence + "\n" + printableLines(strings.TrimRight(s, "\n")) + "\n" + fence
 }
 
 // longestRun is the length of the longest run of backticks.

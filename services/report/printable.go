@@ -33,6 +33,15 @@ func Printable(s string) string {
 	return b.String()
 }
 
+// printableLines is Printable for a text of several lines: the line feeds stay.
+func printableLines(s string) string {
+	lines := strings.Split(s, "\n")
+	for i, l := range lines {
+		lines[i] = Printable(strings.TrimRight(l, "\r"))
+	}
+	return strings.Join(lines, "\n")
+}
+
 // unsafeRune says whether a character does something else than show itself. Blanks and all graphic characters are safe; the
 // categories Cc, Cf (bidirectional overrides, zero-width ones), Zl, Zp, Co and Cs are not.
 func unsafeRune(r rune) bool { return r != ' ' && !unicode.IsGraphic(r) }

@@ -84,7 +84,7 @@ func sarifResult(f Finding, rule int) *sarif.Result {
 	r := sarif.NewRuleResult(ruleID(f)).
 		WithRuleIndex(rule).
 		WithLevel(sarifLevel(f.Severity)).
-		WithMessage(sarif.NewTextMessage(cmp.Or(f.Title, ruleID(f)) + sentence(f.Description)))
+		WithMessage(sarif.NewTextMessage(sarifText(cmp.Or(f.Title, ruleID(f)) + sentence(f.Description))))
 	start := max(1, f.StartLine)
 	region := sarif.NewRegion().WithStartLine(start).WithEndLine(max(start, f.EndLine))
 	if f.Snippet != "" {
@@ -173,7 +173,7 @@ func sarifInvocation(d Document, unplaced, cutOff int) *sarif.Invocation {
 		inv.WithEndTimeUtc(d.FinishedAt.UTC().Format(time.RFC3339))
 	}
 	note := func(level, text string) {
-		inv.AddToolExecutionNotification(sarif.NewNotification().WithLevel(level).WithMessage(sarif.NewTextMessage(text)))
+		inv.AddToolExecutionNotification(sarif.NewNotification().WithLevel(level).WithMessage(sarif.NewTextMessage(sarifText(text))))
 	}
 	if d.Coverage.State != events.CoverageComplete {
 		note("warning", "coverage: "+string(d.Coverage.State))
@@ -232,6 +232,11 @@ func cutPlace(place string) (file string, line int, ok bool) {
 	}
 	line, err := strconv.Atoi(place[i+1:])
 	return place[:i], line, err == nil && line > 0
+}
+
+// sarifText is s as a message: printable, with the brackets escaped that would make an embedded link.
+func sarifText(s string) string {
+	return strings.NewReplacer("[", `\[`, "]", `\]`).Replace(printableLines(s))
 }
 
 func sentence(s string) string {
