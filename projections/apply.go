@@ -1,0 +1,183 @@
+package projections
+
+import (
+	"fmt"
+	"maps"
+
+	"vega/events"
+	"vega/services/catalog"
+	"vega/services/scan"
+)
+
+// Tx is what Apply reads and writes: the rows as they will be after this transaction. Only the runner uses it, one at a time.
+type Tx interface {
+	Project(events.ProjectID) (Project, bool, error)
+	PutProject(Project) error
+	Repository(events.RepositoryID) (Repository, bool, error)
+	PutRepository(Repository) error
+	HasSnapshot(events.RepositoryID, events.SnapshotID) (bool, error)
+	PutSnapshot(Snapshot) error
+	Scan(events.ScanID) (Scan, bool, error)
+	PutScan(Scan) error
+	PutFinding(Finding) error
+	PutTriage(Triage) error
+	Parked(aggregate string) (Parked, bool, error)
+	PutParked(Parked) error
+}
+
+// Apply folds one event into the rows. It puts rows only after everything that can fail, so an error leaves none half changed.
+func Apply(tx Tx, r events.Recorded) error {
+	switch r.Aggregate.Kind {
+	case events.ScanAggregate:
+		return applyScan(tx, r)
+	case events.ProjectAggregate:
+		return applyProject(tx, r)
+	case events.RepositoryAggregate:
+		return applyRepository(tx, r)
+	case events.FindingAggregate:
+		e, ok := r.Event.(events.FindingTriaged)
+		if !ok {
+			return nil
+		}
+		return tx.PutTriage(Triage{
+			Triage:  events.Triage{State: e.State, Reason: e.Reason, Note: e.Note, Actor: r.Actor, At: r.At},
+			Finding: events.FindingID(r.Aggregate.ID), Project: e.Project, Repository: e.Repository, Version: r.Version, Seq: r.Seq,
+		})
+	case events.SlotsAggregate:
+		return nil // read from the log alone
+	default:
+		return nil
+	}
+}
+
+func applyProject(tx Tx, r events.Recorded) error {
+	id := events.ProjectID(r.Aggregate.ID)
+	p, known, err := tx.Project(id)
+	if err != nil {
+		return err
+	}
+	if _, creates := r.Event.(events.ProjectCreated); !known && !creates {
+		return fmt.Errorf("%s of a project that was never created", r.Kind)
+	}
+	switch e := r.Event.(type) {
+	case events.ProjectCreated:
+		p = Project{ID: id, Name: e.Name, Members: map[events.UserID]events.Role{e.Owner: events.RoleOwner}, CreatedAt: r.At, Created: r.Seq}
+	case events.ProjectRenamed:
+		p.Name = e.Name
+	case events.MemberSet:
+		p.Members = maps.Clone(p.Members)
+		p.Members[e.User] = e.Role
+	case events.MemberRemoved:
+		p.Members = maps.Clone(p.Members)
+		delete(p.Members, e.User)
+	case events.ProjectDeleted:
+		p.Deleted = true
+	default:
+	}
+	p.UpdatedAt, p.Version, p.Seq = r.At, r.Version, r.Seq
+	return tx.PutProject(p)
+}
+
+func applyRepository(tx Tx, r events.Recorded) error {
+	id := events.RepositoryID(r.Aggregate.ID)
+	p, known, err := tx.Repository(id)
+	if err != nil {
+		return err
+	}
+	if _, creates := r.Event.(events.RepositoryCreated); !known && !creates {
+		return fmt.Errorf("%s of a repository that was never created", r.Kind)
+	}
+	var snapshot *Snapshot
+	switch e := r.Event.(type) {
+	case events.RepositoryCreated:
+		p = Repository{ID: id, Project: e.Project, Name: e.Name, SourceType: e.SourceType, GitURL: e.GitURL, GitRef: e.GitRef,
+			Status: catalog.Pending, CreatedAt: r.At, Created: r.Seq}
+	case events.IngestStarted:
+		p.Status, p.Upload, p.Failure = catalog.Ingesting, e.Upload, nil
+	case events.IngestFailed:
+		if e.Upload == p.Upload {
+			p.Status, p.Upload, p.Failure = catalog.IngestBad, "", &e
+		}
+	case events.SnapshotTaken:
+		if e.Upload == p.Upload {
+			p.Status, p.Upload, p.Failure = catalog.Ready, "", nil
+		}
+		p.Latest = e.Snapshot
+		known, err := tx.HasSnapshot(id, e.Snapshot)
+		if err != nil {
+			return err
+		}
+		if !known {
+			snapshot = &Snapshot{Repository: id, ID: e.Snapshot, Files: e.Files, Bytes: e.Bytes, Manifest: e.Manifest, Pack: e.Pack,
+				Warnings: e.Warnings, Warned: e.Warned, CreatedAt: r.At, Created: r.Seq}
+		}
+	case events.ThreatProfileSet:
+		p.Profile, p.ProfileBy, p.ProfileAt = &e, r.Actor, r.At
+	case events.RepositoryDeleted:
+		p.Deleted = true
+	default:
+	}
+	p.UpdatedAt, p.Version, p.Seq = r.At, r.Version, r.Seq
+	if snapshot != nil {
+		if err := tx.PutSnapshot(*snapshot); err != nil {
+			return err
+		}
+	}
+	return tx.PutRepository(p)
+}
+
+func applyScan(tx Tx, r events.Recorded) error {
+	id := events.ScanID(r.Aggregate.ID)
+	s, known, err := tx.Scan(id)
+	if err != nil {
+		return err
+	}
+	if _, abandoned := r.Event.(events.ScanAbandoned); abandoned && !known {
+		return nil // an id that never became a scan has no row
+	}
+	if _, queues := r.Event.(events.ScanQueued); !known && !queues {
+		return fmt.Errorf("%s of a scan that was never queued", r.Kind)
+	}
+	to, allowed := scan.Next(s.Status, r.Kind)
+	if allowed {
+		s.Status = to
+	}
+	switch e := r.Event.(type) {
+	case events.ScanQueued:
+		if !known {
+			s = Scan{ID: id, Project: e.Project, Repository: e.Repository, Snapshot: e.Snapshot, User: e.User, Paths: e.Paths, Model: e.Model,
+				Priority: e.Priority, RerunOf: e.Rerun, Profile: e.Profile, MaxAttempt: e.MaxAttempts, Status: scan.Queued,
+				Coverage: events.Coverage{State: events.CoverageUnknown}, CreatedAt: r.At, Created: r.Seq}
+		}
+		s.Ready = r.Seq
+	case events.AttemptClaimed:
+		s.Attempt, s.Worker, s.Generation, s.ClaimedAt = e.Attempt, e.Worker, r.Seq, r.At
+	case events.AttemptStarted:
+		if s.StartedAt.IsZero() {
+			s.StartedAt = r.At
+		}
+	case events.StageCompleted:
+		s.Stages = append(s.Stages[:len(s.Stages):len(s.Stages)], e)
+		s.Rejected += e.Rejected
+	case events.FindingsRecorded:
+		for _, f := range e.Findings {
+			s.Counts.Add(f.Severity)
+		}
+		for _, f := range e.Findings {
+			if err := tx.PutFinding(Finding{Finding: f, Scan: id, Project: s.Project, Repository: s.Repository, At: r.At, Created: r.Seq}); err != nil {
+				return err
+			}
+		}
+	case events.AttemptReleased, events.AttemptExpired:
+		s.Ready, s.Worker = r.Seq, ""
+	case events.ScanCompleted:
+		s.Coverage, s.Usage, s.Counts, s.FinishedAt = e.Coverage, e.Usage, e.Counts, r.At
+	case events.ScanFailed:
+		s.Failure, s.FinishedAt = &e, r.At
+	case events.ScanCancelled:
+		s.FinishedAt = r.At
+	default:
+	}
+	s.Version, s.Seq = r.Version, r.Seq
+	return tx.PutScan(s)
+}

@@ -1,0 +1,285 @@
+package jsonfile
+
+import (
+	"context"
+	"slices"
+	"sort"
+
+	"vega/events"
+	"vega/projections"
+	"vega/services/scan"
+)
+
+// Project returns one project, deleted or not, or ErrNotFound.
+func (m *Model) Project(_ context.Context, id events.ProjectID) (projections.Project, error) {
+	return one(m, m.rows.projects, string(id))
+}
+
+// Projects lists the projects that are not deleted, newest first.
+func (m *Model) Projects(_ context.Context, f projections.ProjectFilter, p projections.Page) ([]projections.Project, projections.Cursor, error) {
+	m.mu.RLock()
+	defer m.mu.RUnlock()
+	return newest(m.rows.projects.order, p, func(r projections.Project) events.Seq { return r.Created }, func(r projections.Project) bool {
+		return !r.Deleted && (f.User == "" || r.Members[f.User] != "")
+	})
+}
+
+// Repository returns one repository, deleted or not, or ErrNotFound.
+func (m *Model) Repository(_ context.Context, id events.RepositoryID) (projections.Repository, error) {
+	return one(m, m.rows.repositories, string(id))
+}
+
+// Repositories lists a project's repositories that are not deleted, newest first.
+func (m *Model) Repositories(_ context.Context, id events.ProjectID, p projections.Page) ([]projections.Repository, projections.Cursor, error) {
+	m.mu.RLock()
+	defer m.mu.RUnlock()
+	return newest(m.rows.repositories.groups[string(id)], p, func(r projections.Repository) events.Seq { return r.Created }, func(r projections.Repository) bool {
+		return !r.Deleted
+	})
+}
+
+// Snapshot returns one snapshot of a repository, or ErrNotFound.
+func (m *Model) Snapshot(_ context.Context, repo events.RepositoryID, id events.SnapshotID) (projections.Snapshot, error) {
+	return one(m, m.rows.snapshots, snapshotKey(repo, id))
+}
+
+// Snapshots lists a repository's snapshots, newest first.
+func (m *Model) Snapshots(_ context.Context, id events.RepositoryID, p projections.Page) ([]projections.Snapshot, projections.Cursor, error) {
+	m.mu.RLock()
+	defer m.mu.RUnlock()
+	return newest(m.rows.snapshots.groups[string(id)], p, func(r projections.Snapshot) events.Seq { return r.Created }, func(projections.Snapshot) bool { return true })
+}
+
+// SnapshotUsers counts the repositories, not deleted, that hold a snapshot.
+func (m *Model) SnapshotUsers(_ context.Context, id events.SnapshotID) (int, error) {
+	m.mu.RLock()
+	defer m.mu.RUnlock()
+	n := 0
+	for _, s := range m.rows.snapshots.groups[string(id)] {
+		if r, ok := m.rows.repositories.get(string(s.Repository)); ok && !r.Deleted {
+			n++
+		}
+	}
+	return n, nil
+}
+
+// Scan returns one scan, or ErrNotFound.
+func (m *Model) Scan(_ context.Context, id events.ScanID) (projections.Scan, error) {
+	return one(m, m.rows.scans, string(id))
+}
+
+// Scans lists scans, newest first.
+func (m *Model) Scans(_ context.Context, f projections.ScanFilter, p projections.Page) ([]projections.Scan, projections.Cursor, error) {
+	m.mu.RLock()
+	defer m.mu.RUnlock()
+	rows := m.rows.scans.order
+	switch {
+	case f.Repository != "":
+		rows = m.rows.scans.groups[string(f.Repository)]
+	case f.Project != "":
+		rows = m.rows.scans.groups[string(f.Project)]
+	}
+	return newest(rows, p, func(r projections.Scan) events.Seq { return r.Created }, func(r projections.Scan) bool {
+		return (f.Project == "" || r.Project == f.Project) &&
+			(len(f.Statuses) == 0 || slices.Contains(f.Statuses, r.Status)) &&
+			m.visible(r.Project, r.Repository, f.Member)
+	})
+}
+
+// visible says that neither the project nor the repository is deleted and that member, unless empty, belongs to it.
+func (m *Model) visible(p events.ProjectID, r events.RepositoryID, member events.UserID) bool {
+	project, ok := m.rows.projects.get(string(p))
+	if !ok || project.Deleted || (member != "" && project.Members[member] == "") {
+		return false
+	}
+	repo, ok := m.rows.repositories.get(string(r))
+	return ok && !repo.Deleted
+}
+
+// Unfinished lists the scans that are not over, oldest first.
+func (m *Model) Unfinished(context.Context) ([]projections.Scan, error) {
+	m.mu.RLock()
+	defer m.mu.RUnlock()
+	var out []projections.Scan
+	for _, s := range m.rows.unfinished() {
+		out = append(out, *s)
+	}
+	return out, nil
+}
+
+// Queue says how many scans wait, by priority.
+func (m *Model) Queue(context.Context) (map[events.Priority]int, error) {
+	m.mu.RLock()
+	defer m.mu.RUnlock()
+	n := map[events.Priority]int{}
+	for _, p := range events.Priorities() {
+		n[p] = 0
+	}
+	for _, s := range m.rows.open {
+		if s.Status == scan.Queued {
+			n[s.Priority]++
+		}
+	}
+	return n, nil
+}
+
+// QueuePosition is the scan's place among those that wait, from 1; 0 when it does not wait.
+func (m *Model) QueuePosition(_ context.Context, id events.ScanID) (int, error) {
+	m.mu.RLock()
+	defer m.mu.RUnlock()
+	me, ok := m.rows.scans.get(string(id))
+	if !ok || me.Status != scan.Queued {
+		return 0, nil
+	}
+	n := 1
+	for _, s := range m.rows.open {
+		if s.Status != scan.Queued || s.ID == id {
+			continue
+		}
+		mine, theirs := slices.Index(events.Priorities(), me.Priority), slices.Index(events.Priorities(), s.Priority)
+		if theirs < mine || (theirs == mine && s.Ready < me.Ready) {
+			n++
+		}
+	}
+	return n, nil
+}
+
+// Findings lists findings, worst first.
+func (m *Model) Findings(_ context.Context, f projections.FindingFilter, p projections.Page) ([]projections.FindingView, projections.Cursor, error) {
+	after, begun, err := projections.ReadFindingCursor(p.After)
+	if err != nil {
+		return nil, "", err
+	}
+	m.mu.RLock()
+	defer m.mu.RUnlock()
+	var rows []*projections.Finding
+	switch {
+	case f.Scan != "":
+		rows = m.rows.findings.groups[string(f.Scan)]
+	case f.Repository != "":
+		rows = m.rows.findings.groups[string(m.lastCompleted(f.Repository))]
+	default:
+		for _, r := range m.rows.repositories.order {
+			rows = append(rows, m.rows.findings.groups[string(m.lastCompleted(r.ID))]...)
+		}
+	}
+	var out []projections.FindingView
+	for _, r := range rows {
+		v := m.view(*r)
+		if (begun && projections.CompareFindings(*r, after) <= 0) ||
+			(len(f.Severities) > 0 && !slices.Contains(f.Severities, r.Severity)) ||
+			(len(f.States) > 0 && !slices.Contains(f.States, v.Triage.State)) ||
+			!m.visible(r.Project, r.Repository, f.Member) {
+			continue
+		}
+		out = append(out, v)
+	}
+	slices.SortFunc(out, func(a, b projections.FindingView) int { return projections.CompareFindings(a.Finding, b.Finding) })
+	if len(out) <= p.Size() {
+		return out, "", nil
+	}
+	out = out[:p.Size()]
+	return out, projections.FindingCursor(out[len(out)-1].Finding), nil
+}
+
+// Finding is a finding as the latest scan that saw it did, or ErrNotFound.
+func (m *Model) Finding(_ context.Context, id events.FindingID) (projections.FindingView, error) {
+	m.mu.RLock()
+	defer m.mu.RUnlock()
+	rows := m.rows.findings.groups[string(id)]
+	if len(rows) == 0 {
+		return projections.FindingView{}, projections.ErrNotFound
+	}
+	return m.view(*rows[len(rows)-1]), nil
+}
+
+// Rollup sums a project up.
+func (m *Model) Rollup(_ context.Context, id events.ProjectID) (projections.Rollup, error) {
+	m.mu.RLock()
+	defer m.mu.RUnlock()
+	var out projections.Rollup
+	for _, r := range m.rows.repositories.groups[string(id)] {
+		if r.Deleted {
+			continue
+		}
+		out.Repositories++
+		for _, f := range m.rows.findings.groups[string(m.lastCompleted(r.ID))] {
+			if m.view(*f).Triage.State != events.TriageDismissed {
+				out.Open.Add(f.Severity)
+			}
+		}
+	}
+	scans := m.rows.scans.groups[string(id)]
+	for _, s := range scans {
+		out.Usage.Requests += s.Usage.Requests
+		out.Usage.InputTokens += s.Usage.InputTokens
+		out.Usage.CachedInputTokens += s.Usage.CachedInputTokens
+		out.Usage.OutputTokens += s.Usage.OutputTokens
+		out.Usage.CostNanoUSD += s.Usage.CostNanoUSD
+	}
+	if len(scans) > 0 {
+		out.LastScan = scans[len(scans)-1].ID
+	}
+	return out, nil
+}
+
+// ParkedAggregates lists what could not be applied.
+func (m *Model) ParkedAggregates(context.Context) ([]projections.Parked, error) {
+	m.mu.RLock()
+	defer m.mu.RUnlock()
+	out := make([]projections.Parked, 0, len(m.rows.parked.order))
+	for _, p := range m.rows.parked.order {
+		out = append(out, *p)
+	}
+	return out, nil
+}
+
+func (m *Model) lastCompleted(id events.RepositoryID) events.ScanID {
+	for _, s := range slices.Backward(m.rows.scans.groups[string(id)]) {
+		if s.Status == scan.Completed {
+			return s.ID
+		}
+	}
+	return ""
+}
+
+func (m *Model) view(f projections.Finding) projections.FindingView {
+	v := projections.FindingView{Finding: f, Triage: events.Triage{State: events.TriageOpen}}
+	if t, ok := m.rows.triages.get(string(f.ID)); ok {
+		v.Triage, v.TriageVersion = t.Triage, t.Version
+	}
+	return v
+}
+
+func one[R any](m *Model, t *table[R], key string) (R, error) {
+	m.mu.RLock()
+	defer m.mu.RUnlock()
+	r, ok := t.get(key)
+	if !ok {
+		return r, projections.ErrNotFound
+	}
+	return r, nil
+}
+
+// newest walks rows, which are in the order they were made, from the newest one before the cursor.
+func newest[R any](rows []*R, p projections.Page, created func(R) events.Seq, keep func(R) bool) ([]R, projections.Cursor, error) {
+	before, begun, err := projections.ReadSeqCursor(p.After)
+	if err != nil {
+		return nil, "", err
+	}
+	end := len(rows)
+	if begun {
+		end = sort.Search(len(rows), func(i int) bool { return created(*rows[i]) >= before })
+	}
+	var out []R
+	for _, r := range slices.Backward(rows[:end]) {
+		if !keep(*r) {
+			continue
+		}
+		if len(out) == p.Size() {
+			return out, projections.SeqCursor(created(out[len(out)-1])), nil
+		}
+		out = append(out, *r)
+	}
+	return out, "", nil
+}
