@@ -64,8 +64,14 @@ type ScanCancelled struct {
 // Slots is the whole set of a user's active scans after one of them was added. Nothing takes a scan out: whoever finds
 // the set full drops the ones that are over. Loading a user's slots is reading the last event.
 type Slots struct {
-	User   UserID   `json:"user_id"`
-	Active []ScanID `json:"active"` // oldest first, the added one last
+	User   UserID `json:"user_id"`
+	Active []Slot `json:"active"` // oldest first, the added one last
+}
+
+// Slot is one active scan and since when it counts.
+type Slot struct {
+	Scan ScanID    `json:"scan_id"`
+	At   time.Time `json:"at"`
 }
 
 // CoverageState says how much of what was asked for was looked at.

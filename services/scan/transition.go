@@ -91,6 +91,16 @@ func Next(s Status, k events.Kind) (Status, bool) {
 	return to, true
 }
 
+// Ends says that a scan is over with an event of kind k.
+func Ends(k events.Kind) bool {
+	for _, t := range transitions {
+		if t.Kind == k && t.To.Terminal() {
+			return true
+		}
+	}
+	return false
+}
+
 // WriteDiagram draws the table as a Mermaid state diagram.
 func WriteDiagram(w io.Writer) error {
 	name := func(s Status) string {

@@ -1,0 +1,110 @@
+package dispatch
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"hash/fnv"
+	"sync"
+	"time"
+
+	"vega/events"
+	"vega/events/eventstore"
+	"vega/services/scan"
+)
+
+// reservationLife is how long an id may sit in a user's slots before its scan exists. Its creator is then dead, or so slow that it conflicts.
+const reservationLife = 30 * time.Second
+
+// Admission makes scans within each user's limit. It is safe for concurrent use and exact over any number of processes: the set of active
+// scans is an aggregate of its own.
+type Admission struct {
+	store *eventstore.Store
+	limit int
+	// queues keep this process's requests of one user from racing each other for the same append; other processes are kept away by the log.
+	queues [64]sync.Mutex
+}
+
+// NewAdmission returns an admission of at most limit active scans a user.
+func NewAdmission(store *eventstore.Store, limit int) *Admission {
+	return &Admission{store: store, limit: limit}
+}
+
+// Limit is the number of active scans a user may have.
+func (a *Admission) Limit() int { return a.limit }
+
+// Create makes the scan id as asked for and returns its state and the event that made it. The same id again returns the scan as it is by
+// now. It returns *scan.LimitError when the user has too many active ones, *scan.NotAllowedError when id was abandoned, and the log's
+// errors; after those the same call may be repeated with the same meta.Command.
+func (a *Admission) Create(ctx context.Context, meta events.Meta, id events.ScanID, req events.ScanQueued) (scan.Scan, []events.Recorded, error) {
+	if err := a.take(ctx, meta, id, req.User); err != nil {
+		return scan.Scan{}, nil, err
+	}
+	// A crash here leaves an id in the slots without a scan; after reservationLife it is abandoned by whoever needs the place.
+	return eventstore.Do(ctx, a.store, events.ScanOf(a.store.Region(), id), meta, func(s scan.Scan, _ events.Head) ([]events.Event, error) {
+		return scan.Decide(s, scan.Queue{Request: req})
+	})
+}
+
+func (a *Admission) take(ctx context.Context, meta events.Meta, id events.ScanID, user events.UserID) error {
+	h := fnv.New32a()
+	_, _ = h.Write([]byte(user)) // a hash never fails
+	q := &a.queues[h.Sum32()%uint32(len(a.queues))]
+	q.Lock()
+	defer q.Unlock()
+	slots := events.SlotsOf(a.store.Region(), user)
+	for ctx.Err() == nil {
+		last, known, err := a.store.LoadLast(ctx, slots)
+		if err != nil {
+			return err
+		}
+		var (
+			state scan.Slots
+			head  events.Head
+		)
+		if known {
+			state, head = state.Evolve(last), last.Head()
+		}
+		var broken error
+		evs, err := state.Take(user, id, meta.At, a.limit, func(s events.Slot) bool {
+			over, err := a.over(ctx, meta.At, user, s)
+			broken = errors.Join(broken, err)
+			return over
+		})
+		if broken != nil {
+			return broken
+		}
+		if err != nil || len(evs) == 0 {
+			return err
+		}
+		if _, err = a.store.Append(ctx, slots, head, meta, evs...); !errors.Is(err, eventstore.ErrConflict) {
+			return err
+		}
+	}
+	return ctx.Err()
+}
+
+// over asks the log whether a scan still counts. An id that has no event long after it was reserved is closed here; should its creator
+// be alive after all, one of the two appends conflicts.
+func (a *Admission) over(ctx context.Context, now time.Time, user events.UserID, s events.Slot) (bool, error) {
+	agg := events.ScanOf(a.store.Region(), s.Scan)
+	last, known, err := a.store.LoadLast(ctx, agg)
+	if err != nil {
+		return false, err
+	}
+	if known {
+		return scan.Ends(last.Kind), nil
+	}
+	if now.Sub(s.At) < reservationLife {
+		return false, nil
+	}
+	meta := events.Meta{Command: events.CommandIDFor("abandon", string(s.Scan)), Actor: events.BySystem("admission"), Cause: "slot without a scan", At: now}
+	_, err = a.store.Append(ctx, agg, events.Head{}, meta, events.ScanAbandoned{User: user})
+	if errors.Is(err, eventstore.ErrConflict) {
+		return false, nil // it has just become a scan
+	}
+	if err != nil {
+		return false, fmt.Errorf("abandon %s: %w", s.Scan, err)
+	}
+	return true, nil
+}
