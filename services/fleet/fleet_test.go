@@ -1,0 +1,83 @@
+package fleet_test
+
+import (
+	"context"
+	"log/slog"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+
+	"vega/events"
+	"vega/events/eventstore"
+	"vega/events/eventstore/natstest"
+	"vega/services/fleet"
+)
+
+func join(t *testing.T, s *eventstore.Store, id events.WorkerID) *fleet.Member {
+	t.Helper()
+	m, err := fleet.Join(t.Context(), s, fleet.Worker{ID: id, Host: "h", Version: "v", Slots: 2}, time.Minute, slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return m
+}
+
+func TestAWorkerIsListedFromJoinToLeave(t *testing.T) {
+	t.Parallel()
+	s := natstest.Open(t)
+	m := join(t, s, "work_test_a")
+	if !m.Fresh(time.Now()) {
+		t.Error("a member that just joined is not fresh")
+	}
+	got, err := fleet.List(t.Context(), s)
+	if err != nil || len(got) != 1 || got[0].ID != "work_test_a" || got[0].Slots != 2 || got[0].Scans == nil {
+		t.Errorf("List = %+v, %v", got, err)
+	}
+	if err := m.Leave(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := fleet.List(t.Context(), s); err != nil || len(got) != 0 {
+		t.Errorf("List after Leave = %+v, %v", got, err)
+	}
+}
+
+func TestAPingTellsLivingFromDead(t *testing.T) {
+	t.Parallel()
+	s := natstest.Open(t)
+	m := join(t, s, "work_test_a")
+	if alive, err := fleet.Alive(t.Context(), s, m.ID()); !alive || err != nil {
+		t.Errorf("Alive of a member = %v, %v", alive, err)
+	}
+	if alive, err := fleet.Alive(t.Context(), s, "work_test_nobody"); alive || err != nil {
+		t.Errorf("Alive of nobody = %v, %v", alive, err)
+	}
+}
+
+func TestAnEntryThatWasLostIsMadeAnew(t *testing.T) {
+	t.Parallel()
+	s := natstest.Open(t)
+	m := join(t, s, "work_test_a")
+	kv, err := s.JetStream().KeyValue(t.Context(), eventstore.HeartbeatBucket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := kv.Purge(t.Context(), "work_test_a"); err != nil {
+		t.Fatal(err)
+	}
+	w, err := kv.Watch(t.Context(), "work_test_a", jetstream.UpdatesOnly())
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- m.Run(ctx) }()
+	m.Took("scan_test_x")
+	if e := <-w.Updates(); e == nil || len(e.Value()) == 0 {
+		t.Errorf("update = %v, want the entry again", e)
+	}
+	cancel()
+	if err := <-done; err != nil {
+		t.Errorf("Run = %v", err)
+	}
+}
