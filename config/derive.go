@@ -1,0 +1,95 @@
+package config
+
+import (
+	"path/filepath"
+	"strings"
+
+	"vega/config/secret"
+	"vega/services/auth"
+	"vega/services/dispatch"
+)
+
+// generated is a secret that is made at the first start because it was not set.
+type generated struct {
+	variable string
+	file     string // its name under the data folder's secrets
+	shared   bool   // every process of the installation needs the same one
+	target   func(*Config) *secret.String
+}
+
+// derive sets what follows from other settings.
+func (l *loader) derive() {
+	c := l.c
+
+	// A worker has no API process to be a thread of.
+	if c.ServiceRole == RoleWorker && c.Dispatch.Mode == dispatch.ModeThread {
+		c.Dispatch.Mode = dispatch.ModeExternal
+		l.origin["VEGA_SCAN_EXECUTION_MODE"] = OriginDerived
+	}
+	if c.Engine.RuntimeRoot == "" {
+		c.Engine.RuntimeRoot = filepath.Join(c.DataDir, "v16")
+		l.origin["VEGA_V16_RUNTIME_ROOT"] = OriginDerived
+	}
+	c.Engine.RootGiven = l.given("VEGA_V16_ROOT")
+	c.Engine.CodexBinGiven = l.given("VEGA_V16_CODEX_BIN")
+
+	l.deriveCognito()
+	l.deriveSecrets()
+	l.deriveModelAccess()
+}
+
+// deriveCognito finds a pool's issuer and keys where AWS publishes them.
+func (l *loader) deriveCognito() {
+	p := &l.c.Auth.Cognito
+	if p.Issuer == "" && p.Region != "" && p.UserPoolID != "" {
+		domain := "amazonaws.com"
+		if strings.HasPrefix(p.Region, "cn-") {
+			domain += ".cn"
+		}
+		p.Issuer = "https://cognito-idp." + p.Region + "." + domain + "/" + p.UserPoolID
+		l.origin["VEGA_COGNITO_ISSUER"] = OriginDerived
+	}
+	if p.JWKSURL == "" && p.Issuer != "" {
+		p.JWKSURL = strings.TrimSuffix(p.Issuer, "/") + "/.well-known/jwks.json"
+		l.origin["VEGA_COGNITO_JWKS_URL"] = OriginDerived
+	}
+}
+
+// deriveSecrets decides which secrets KeepSecrets has to make.
+func (l *loader) deriveSecrets() {
+	c := l.c
+	runsScans := c.ServiceRole == RoleAPI || c.ServiceRole == RoleWorker
+	candidates := []struct {
+		generated
+		wanted bool
+	}{
+		{generated{"VEGA_AUTH_SECRET", "auth", true, func(c *Config) *secret.String { return &c.Auth.Secret }},
+			c.ServiceRole == RoleAPI && c.Auth.Provider == auth.ProviderCustom},
+		// A proxy that is a process of its own cannot know a secret made here; the one in this process can.
+		{generated{"VEGA_LLM_PROXY_AUTH_SECRET", "llm-proxy", false, func(c *Config) *secret.String { return &c.LLM.AuthSecret }},
+			runsScans && c.LLM.BaseURL == ""},
+		{generated{"VEGA_MASK_SECRET", "mask", true, func(c *Config) *secret.String { return &c.Engine.MaskSecret }},
+			runsScans},
+	}
+	for _, g := range candidates {
+		if g.wanted && !l.given(g.variable) {
+			c.generate = append(c.generate, g.generated)
+			l.origin[g.variable] = OriginGenerated
+		}
+	}
+}
+
+// deriveModelAccess tells the engine whether a model can be reached and which variables are missing.
+func (l *loader) deriveModelAccess() {
+	access := &l.c.Engine.ModelAccess
+	access.ProxyBaseURL = l.c.LLM.BaseURL
+	needed := []string{"VEGA_LLM_PROVIDER_BASE_URL", "VEGA_LLM_PROVIDER_API_KEY"}
+	if access.ProxyBaseURL != "" {
+		needed = []string{"VEGA_LLM_PROXY_AUTH_SECRET"}
+	}
+	for _, variable := range needed {
+		if !l.set(variable) {
+			access.Missing = append(access.Missing, variable)
+		}
+	}
+}

@@ -1,0 +1,61 @@
+#!/usr/bin/env bash
+# Installs what the tests, the linter or the benchmarks need and this machine lacks: scripts/test-deps.sh test|lint|bench.
+# It does nothing, and says nothing, when everything is there. Go tools go to .tools/, which git ignores; the rest comes from
+# Debian's packages. A part that cannot be installed is named, and the test that needs it fails.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+golangci_lint=v2.15.0
+
+# have reports whether a command is on the PATH.
+have() { command -v "$1" >/dev/null 2>&1; }
+
+# go_tool installs PACKAGE@VERSION as .tools/NAME, once per version.
+go_tool() {
+	local name=$1 package=$2 version=$3
+	[ "$(cat ".tools/$name.version" 2>/dev/null)" = "$version" ] && [ -x ".tools/$name" ] && return
+	echo "installing $name $version into .tools" >&2
+	mkdir -p .tools
+	GOBIN="$PWD/.tools" go install "$package@$version"
+	echo "$version" >".tools/$name.version" # last, so that an interrupted install is done again
+}
+
+# debian installs PACKAGE when COMMAND is missing.
+debian() {
+	local command=$1 package=$2
+	have "$command" && return
+	if ! have apt-get || [ "$(id -u)" != 0 ]; then
+		echo "missing: $command (Debian's package $package); install it as root" >&2
+		return
+	fi
+	echo "installing $package" >&2
+	local log
+	log=$(mktemp)
+	if [ -z "${apt_updated:-}" ]; then
+		apt-get -qq update >"$log" 2>&1 || true # an old list may do
+		apt_updated=1
+	fi
+	if ! DEBIAN_FRONTEND=noninteractive apt-get -qq install --yes --no-install-recommends "$package" >>"$log" 2>&1; then
+		cat "$log" >&2
+		echo "missing: $package could not be installed" >&2
+	fi
+	rm -f "$log"
+}
+
+case "${1:-test}" in
+test)
+	debian git git
+	debian chromium chromium # the API's documentation page is tested in a browser
+	;;
+lint)
+	go_tool golangci-lint github.com/golangci/golangci-lint/v2/cmd/golangci-lint "$golangci_lint"
+	;;
+bench)
+	debian unzip unzip # what unpacking is measured against
+	debian tar tar
+	;;
+*)
+	echo "usage: scripts/test-deps.sh test|lint|bench" >&2
+	exit 2
+	;;
+esac
