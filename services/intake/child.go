@@ -102,6 +102,10 @@ func childMain(stdin io.Reader, stdout io.Writer) int {
 func obey(o order) answer {
 	upload, pack, manifest := os.NewFile(fdUpload, "upload"), os.NewFile(fdPack, "pack"), os.NewFile(fdManifest, "manifest")
 	debug.SetMemoryLimit(min(childMemorySoft, o.Memory/2))
+	// The parent ends this process in time; should it be stopped itself, this
+	// does. It also makes the runtime open what it needs for timers, which it
+	// could not do once confined.
+	time.AfterFunc(time.Duration(o.CPUSeconds)*time.Second, func() { os.Exit(1) })
 	if err := confine(o); err != nil {
 		return answer{Error: fmt.Sprintf("limit own resources: %v", err)}
 	}
