@@ -16,6 +16,9 @@ type Config struct {
 	// ScanTimeout bounds one attempt.
 	ScanTimeout time.Duration `env:"VEGA_SCAN_TIMEOUT_SECONDS, default=14400" unit:"seconds" min:"1" max:"604800" doc:"How long one attempt of a scan may run before it is stopped."`
 
+	// DrainGrace is what running scans get at shutdown before they are released.
+	DrainGrace time.Duration `env:"VEGA_WORKER_DRAIN_SECONDS, default=5" unit:"seconds" min:"0" max:"86400" doc:"How long running scans may go on when the process is asked to stop; what is not finished then is queued again without counting the attempt."`
+
 	// ECS says how tasks are started; used in RunECS alone.
 	ECS ECS
 }
