@@ -1,3 +1,5 @@
+//go:generate go test . -run Diagram -update
+
 package scan
 
 import (
