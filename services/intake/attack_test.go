@@ -18,6 +18,10 @@ import (
 
 func TestMain(m *testing.M) {
 	ChildMain()
+	if len(os.Args) > 1 && !strings.HasPrefix(os.Args[1], "-") {
+		helperMain(os.Args[1:])
+		return
+	}
 	os.Exit(m.Run())
 }
 

@@ -305,7 +305,8 @@ func zstandard(t testing.TB, content []byte, options ...zstd.EOption) []byte {
 
 // overlapping is a zip whose entries all are the same bytes.
 func overlapping(n int) []byte {
-	parts := []zipPart{{name: "0", content: bytes.Repeat([]byte("A"), 1<<20), deflate: true}}
+	content := bytes.Repeat([]byte("A"), 1<<20)
+	parts := []zipPart{{name: "0", content: content, packed: deflated(content), method: new(uint16(methodDeflate)), crc: new(crc32.ChecksumIEEE(content))}}
 	for i := 1; i < n; i++ {
 		p := parts[0]
 		p.name, p.localName = fmt.Sprint(i), new("0")

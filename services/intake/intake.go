@@ -3,7 +3,6 @@ package intake
 import (
 	"context"
 	"crypto/sha256"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"hash"
@@ -107,7 +106,7 @@ func (in *Intake) Receive(ctx context.Context, body io.Reader, declared int64) (
 		f.Close()
 		return nil, fmt.Errorf("receive upload: %w", diskError(err))
 	}
-	return &Upload{Bytes: n, Digest: "sha256:" + hex.EncodeToString(hash.Sum(nil)), file: f}, nil
+	return &Upload{Bytes: n, Digest: digestString(hash.Sum(nil)), file: f}, nil
 }
 
 func sourceTooLarge(limit, value int64) *Refusal {
@@ -229,7 +228,7 @@ func (in *Intake) inspect(ctx context.Context, upload *Upload, pack, manifest *o
 	if _, err := io.Copy(hash, s.Manifest()); err != nil {
 		return nil, err
 	}
-	s.ID = "sha256:" + hex.EncodeToString(hash.Sum(nil))
+	s.ID = digestString(hash.Sum(nil))
 	return s, nil
 }
 

@@ -81,8 +81,11 @@ func (m Manifest) WriteTo(w io.Writer) (int64, error) {
 func (m Manifest) ID() string {
 	hash := sha256.New()
 	m.WriteTo(hash) // a hash does not fail
-	return "sha256:" + hex.EncodeToString(hash.Sum(nil))
+	return digestString(hash.Sum(nil))
 }
+
+// digestString writes a SHA-256 as ids are written.
+func digestString(sum []byte) string { return "sha256:" + hex.EncodeToString(sum) }
 
 // append appends the entry's canonical line.
 func (e *Entry) append(line []byte) []byte {
@@ -147,7 +150,7 @@ func ParseManifest(r io.Reader, id string) (Manifest, error) {
 		}
 		m = append(m, entry)
 	}
-	if got := "sha256:" + hex.EncodeToString(hash.Sum(nil)); got != id {
+	if got := digestString(hash.Sum(nil)); got != id {
 		return nil, fmt.Errorf("read manifest of %s: its digest is %s", id, got)
 	}
 	return m, nil

@@ -100,6 +100,7 @@ const (
 	WarnLinkOutside    = "link_outside"         // the same, with a target outside the tree
 	WarnUnlistedData   = "unlisted_data"        // the zip holds bytes that belong to no entry
 	WarnUnreadable     = "unreadable"           // could not be read: not packed
+	WarnBadName        = "bad_name"             // a name that would be refused: not packed
 	WarnSpecialFile    = "special_file"         // a device, FIFO or socket: not packed
 	WarnChanged        = "changed_while_packed" // changed while it was read
 	WarnMore           = "more_warnings"        // there were more than are listed
