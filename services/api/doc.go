@@ -1,0 +1,25 @@
+// Package api is the HTTP API.
+//
+// routes.go lists every route on one screen; errors.go is the one table from errors of the packages below to answers; shapes.go holds the
+// JSON that clients see, whose fields are added and never renamed. In between stands the door (door.go): it knows who is calling, waits for the
+// read model where that was asked for, loads the thing that the path names, and checks the caller's role in its project. A handler finds the thing in
+// its call, so none can forget the check, and what the caller may not see is the same 404 as what does not exist.
+//
+// # Reads and writes
+//
+// Reads come from the read model. Writes are commands to the log: a decider of package catalog or scan says what happens, eventstore.Do
+// appends it, and the answer waits up to a second for the read model, so that a client reads its own writes. Where the model has not got that
+// far, the answer is folded from the log (fold.go). An Idempotency-Key makes ids and command ids, so the log itself recognises a
+// retry; only the hash of the body is kept elsewhere, for a day, to notice a key that is used twice.
+//
+// # What a crash leaves
+//
+// A request that died before its append has done nothing; one that died after it has done everything that counts, and its retry with the same key
+// finds it. An upload that died is ingesting in the log: a single-machine installation ends it at the next start, anywhere else the next
+// upload takes over once the lease of the first has run out.
+//
+// # Parts
+//
+// chi routes, huma reads and checks JSON and writes the OpenAPI. Uploads, streams and downloads are chi's alone, because huma buffers bodies and
+// drops the id 0 of a stream. huma's error bodies quote what was sent; they are rewritten on the way out.
+package api

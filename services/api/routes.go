@@ -1,0 +1,68 @@
+package api
+
+import "net/http"
+
+// register lists every route. The second argument is what the caller must be; for a path that names a thing it is a role in the thing's project,
+// and whoever has none gets the 404 of a thing that does not exist (door.go). Health routes exist at the root too.
+func (s *Server) register() {
+	on(s, public, "GET /healthz", 200, s.getHealth, "Does the process answer?")
+	on(s, public, "GET /readyz", 200, s.getReady, "Do all its parts work?", described("503 names the parts that do not."))
+	raw(s, public, "GET /metrics", s.getMetrics, "Metrics in Prometheus' format", answers("200", "Metrics", "text/plain"))
+
+	on(s, public, "POST /auth/login", 200, s.login, "Sign in")
+	on(s, public, "POST /auth/refresh", 200, s.refresh, "Exchange a refresh token, which works once, for new tokens")
+	on(s, public, "POST /auth/logout", 204, s.logout, "End the session")
+	on(s, signedIn, "GET /auth/me", 200, s.me, "Who am I?")
+
+	on(s, signedIn, "POST /projects", 201, s.createProject, "Create a project", keyed)
+	on(s, signedIn, "GET /projects", 200, s.listProjects, "My projects, newest first")
+	on(s, viewer, "GET /projects/{project_id}", 200, s.getProject, "A project and its sums")
+	on(s, editor, "PATCH /projects/{project_id}", 200, s.renameProject, "Rename a project", conditional)
+	on(s, owner, "DELETE /projects/{project_id}", 204, s.deleteProject, "Delete a project and everything in it", conditional)
+	on(s, viewer, "GET /projects/{project_id}/members", 200, s.listMembers, "Who may see a project")
+	on(s, owner, "PUT /projects/{project_id}/members/{user_id}", 200, s.setMember, "Add a member or change a role", conditional)
+	on(s, owner, "DELETE /projects/{project_id}/members/{user_id}", 204, s.removeMember, "Remove a member", conditional)
+
+	on(s, editor, "POST /projects/{project_id}/repositories", 201, s.createRepository, "Create a repository", keyed)
+	on(s, viewer, "GET /projects/{project_id}/repositories", 200, s.listRepositories, "A project's repositories, newest first")
+	on(s, viewer, "GET /repositories/{repository_id}", 200, s.getRepository, "A repository and its latest snapshot")
+	on(s, owner, "DELETE /repositories/{repository_id}", 204, s.deleteRepository, "Delete a repository", conditional)
+	raw(s, editor, "POST /repositories/{repository_id}/source", s.uploadSource, "Upload the source as an archive: zip, tar, tar.gz or tar.zst", archive, conditional)
+	on(s, viewer, "GET /repositories/{repository_id}/snapshots", 200, s.listSnapshots, "A repository's snapshots, newest first")
+	on(s, viewer, "GET /repositories/{repository_id}/threat-profile", 200, s.getThreatProfile, "The threat profile")
+	on(s, editor, "PUT /repositories/{repository_id}/threat-profile", 200, s.putThreatProfile, "Write a new version of the threat profile", conditional)
+	on(s, editor, "POST /repositories/{repository_id}/scans", 202, s.createScan, "Start a scan", keyed)
+	on(s, viewer, "GET /repositories/{repository_id}/scans", 200, s.listRepositoryScans, "A repository's scans, newest first")
+	on(s, viewer, "GET /repositories/{repository_id}/findings", 200, s.listRepositoryFindings, "The findings of a repository's last completed scan, worst first")
+	raw(s, viewer, "GET /repositories/{repository_id}/events", s.listRepositoryEvents, "What happened to a repository", eventPage)
+
+	on(s, signedIn, "GET /scans", 200, s.listScans, "All scans I may see, newest first")
+	on(s, viewer, "GET /scans/{scan_id}", 200, s.getScan, "A scan, as it is or as it was")
+	on(s, editor, "POST /scans/{scan_id}/cancel", 202, s.cancelScan, "Stop a scan", keyed, conditional)
+	on(s, editor, "POST /scans/{scan_id}/rerun", 202, s.rerunScan, "Scan the same again", keyed)
+	raw(s, viewer, "GET /scans/{scan_id}/events", s.getScanEvents, "What happens in a scan, as a page or as a live stream", eventPage, eventStream)
+	on(s, viewer, "GET /scans/{scan_id}/history", 200, s.getScanHistory, "Every event of a scan, oldest first")
+	on(s, viewer, "GET /scans/{scan_id}/findings", 200, s.listScanFindings, "A scan's findings, worst first")
+	on(s, viewer, "GET /scans/{scan_id}/artifacts", 200, s.listArtifacts, "What a scan left for people")
+	raw(s, viewer, "GET /scans/{scan_id}/artifacts/{path}", s.getArtifact, "Download an artifact", artifactFile)
+	raw(s, viewer, "POST /scans/{scan_id}/exports", s.createExport, "Export a scan's findings", exportBody, exportFile)
+	raw(s, viewer, "GET /scans/{scan_id}/exports/{format}", s.getExport, "Export a scan's findings, by link", exportPath, exportFile)
+
+	on(s, signedIn, "GET /findings", 200, s.listFindings, "Current findings of all my repositories, worst first")
+	on(s, viewer, "GET /findings/{finding_id}", 200, s.getFinding, "A finding, as the latest scan saw it")
+	on(s, editor, "PATCH /findings/{finding_id}", 200, s.triageFinding, "Decide about a finding", conditional)
+	on(s, viewer, "GET /findings/{finding_id}/history", 200, s.getFindingHistory, "Every decision about a finding, oldest first")
+
+	on(s, admin, "GET /ops/workers", 200, s.listWorkers, "Workers that have a heartbeat")
+	on(s, admin, "GET /ops/limits", 200, s.listLimits, "The limits that hold")
+	on(s, admin, "GET /ops/queue", 200, s.getQueue, "How much waits and runs")
+	on(s, admin, "GET /ops/parked", 200, s.listParked, "What the read model could not apply")
+	on(s, admin, "GET /ops/read-model", 200, s.getReadModel, "How far the read model is behind the log")
+
+	on(s, public, "GET /healthz", 200, s.getHealth, "", atRoot)
+	on(s, public, "GET /readyz", 200, s.getReady, "", atRoot)
+	raw(s, public, "GET /metrics", s.getMetrics, "", atRoot)
+	for path, h := range map[string]http.HandlerFunc{"/": s.getIndex, "/docs": s.getDocs, "/openapi.json": s.getOpenAPI} {
+		s.router.Get(path, h)
+	}
+}
