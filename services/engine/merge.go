@@ -1,0 +1,77 @@
+package engine
+
+import (
+	"context"
+	"fmt"
+	"slices"
+
+	"vega/events"
+	"vega/services/report"
+)
+
+// maxAlso is how many further places a finding names.
+const maxAlso = 20
+
+// merge makes findings of what was verified: one for each fingerprint, the worst first, at most events.MaxFindingsPerScan.
+// A finding's id comes from the repository and the fingerprint, so it is the same one in every scan.
+func (r *run) merge(ctx context.Context) (result, error) {
+	var in verified
+	if err := r.result(ctx, stageVerify, &in); err != nil {
+		return result{}, err
+	}
+	all := mergeByFingerprint(r.job.Region, r.job.Repository, in.candidates)
+	var reasons []events.CoverageReason
+	if over := len(all) - events.MaxFindingsPerScan; over > 0 {
+		all = all[:events.MaxFindingsPerScan]
+		reasons = append(reasons, events.CoverageReason{Stage: stageMerge, Code: codeLimit,
+			Message: fmt.Sprintf("%d findings are too many; the worst %d are kept", over+len(all), len(all))})
+	}
+
+	recorded := make(map[events.FindingID]bool, len(r.findings))
+	for _, f := range r.findings {
+		recorded[f.ID] = true
+	}
+	fresh := slices.DeleteFunc(slices.Clone(all), func(f events.Finding) bool { return recorded[f.ID] })
+	if len(fresh) > 0 {
+		// A crash after this leaves findings without their stage. The next attempt merges again, gets the same ids, and finds
+		// these in Job.Findings.
+		if err := r.rec.Findings(ctx, stageMerge, fresh); err != nil {
+			r.fatal = fmt.Errorf("record findings: %w", err)
+			return result{}, r.fatal
+		}
+		r.findings = append(r.findings, fresh...)
+	}
+	return result{
+		status:  events.StageDone,
+		detail:  fmt.Sprintf("%d findings from %d places", len(all), in.count()),
+		reasons: reasons,
+	}, nil
+}
+
+// mergeByFingerprint makes one finding of all candidates with the same fingerprint. The worst one speaks for them; the places of
+// the others stand in Also.
+func mergeByFingerprint(region events.Region, repo events.RepositoryID, in candidates) []events.Finding {
+	groups := make(map[events.Fingerprint][]events.Finding)
+	for _, file := range in.Files {
+		for _, c := range file.Candidates {
+			f := c.Finding
+			f.Fingerprint = events.NewFingerprint(f.Rule, f.CWE, f.File, f.Symbol, c.Identity)
+			f.ID = events.FindingIDFor(region, repo, f.Fingerprint)
+			groups[f.Fingerprint] = append(groups[f.Fingerprint], f)
+		}
+	}
+	var out []events.Finding
+	for _, same := range groups {
+		slices.SortStableFunc(same, report.Compare)
+		first := same[0]
+		for _, f := range same[1:] {
+			place := fmt.Sprintf("%s:%d", f.File, f.StartLine)
+			if len(first.Also) < maxAlso && f.StartLine != first.StartLine && !slices.Contains(first.Also, place) {
+				first.Also = append(first.Also, place)
+			}
+		}
+		out = append(out, first)
+	}
+	slices.SortFunc(out, report.Compare)
+	return out
+}

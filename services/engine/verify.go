@@ -1,0 +1,122 @@
+package engine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+
+	"vega/events"
+	"vega/services/report"
+)
+
+// verified is the stored result of verify: what is really there, and what was refused and why.
+type verified struct {
+	candidates
+	Refused []refusal `json:"refused"` // at most maxRefusals
+}
+
+// refusal is a candidate that is not shown as a finding.
+type refusal struct {
+	Rule string `json:"rule"`
+	Path string `json:"path"`
+	Line int    `json:"line"`
+	Why  string `json:"why"`
+}
+
+const (
+	resultVerified = "verified.json"
+	maxRefusals    = 200
+)
+
+// verify holds every candidate against the source: the file is in it, the lines are in the file, the quote is in the lines.
+// What does not hold is counted as rejected.
+func (r *run) verify(ctx context.Context) (result, error) {
+	var out verified
+	rejected := 0
+	for _, stage := range []string{stageSecrets, stageAudit} {
+		var in candidates
+		if err := r.result(ctx, stage, &in); err != nil {
+			return result{}, err
+		}
+		for _, f := range in.Files {
+			if ctx.Err() != nil {
+				return result{}, ctx.Err()
+			}
+			kept := f
+			kept.Candidates = nil
+			content, err := r.contentOf(f.Path)
+			for _, c := range f.Candidates {
+				why := err
+				if why == nil {
+					why = r.check(f.Path, content, f.Masked, c)
+				}
+				if why == nil {
+					kept.Candidates = append(kept.Candidates, c)
+					continue
+				}
+				rejected++
+				if len(out.Refused) < maxRefusals {
+					out.Refused = append(out.Refused, refusal{c.Rule, cleanText(c.File), c.StartLine, cleanText(why.Error())})
+				}
+				r.log(ctx, fmt.Sprintf("rejected %s at %s:%d: %v", c.Rule, c.File, c.StartLine, why))
+			}
+			if len(kept.Candidates) > 0 {
+				out.Files = append(out.Files, kept)
+			}
+		}
+	}
+	object, err := r.put(ctx, resultVerified, out)
+	return result{
+		status:   events.StageDone,
+		detail:   fmt.Sprintf("%d places confirmed, %d rejected", out.count(), rejected),
+		object:   object,
+		rejected: rejected,
+	}, err
+}
+
+// contentOf is the analysed part of a file. A file that is not in the source is errNotInTree.
+func (r *run) contentOf(path string) ([]byte, error) {
+	content, _, err := r.tree.head(path, r.opt.MaxFileBytes)
+	if err != nil && !errors.Is(err, errNotInTree) {
+		return nil, errors.New("the file could not be read")
+	}
+	return content, err
+}
+
+// check says why a candidate is not true, or nil.
+func (r *run) check(path string, content []byte, masked []span, c candidate) error {
+	if c.File != path {
+		return errors.New("it names another file")
+	}
+	if c.WholeFile {
+		return nil
+	}
+	from, to, ok := lineRange(content, c.StartLine, c.EndLine)
+	if !ok {
+		return fmt.Errorf("the file has no lines %d to %d", c.StartLine, c.EndLine)
+	}
+	if strings.TrimSpace(c.Snippet) == "" {
+		return errors.New("it quotes nothing")
+	}
+	if len(masked) == 0 {
+		if !strings.Contains(normalised(string(content[from:to])), normalised(c.Snippet)) {
+			return errors.New("the quote is not in those lines")
+		}
+		return nil
+	}
+	for _, s := range masked {
+		if s.Off < 0 || s.Len <= 0 || s.Off > len(content) || s.Len > len(content)-s.Off {
+			return errors.New("the masked place is not in the file")
+		}
+	}
+	if r.masker.snippet(content, c.StartLine, c.EndLine, masked) != c.Snippet {
+		return errors.New("the masked quote is not in those lines")
+	}
+	return nil
+}
+
+// normalised is a quote without the differences that do not matter: indentation, blanks at line ends, kinds of line ends.
+func normalised(s string) string {
+	return strings.Join(strings.Fields(report.Printable(s)), " ")
+}
