@@ -1,0 +1,6 @@
+//go:build long
+
+package main
+
+// long makes tests do what takes minutes.
+const long = true

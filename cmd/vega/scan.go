@@ -1,0 +1,422 @@
+package main
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/url"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"vega/config"
+	"vega/events"
+	"vega/services/intake"
+)
+
+type scanFlags struct {
+	sarif           string
+	failOn          string
+	requireComplete bool
+	json            bool
+	server          string
+	name            string
+	priority        string
+	model           string
+	quiet           bool
+}
+
+func newScanCommand() *cobra.Command {
+	var f scanFlags
+	cmd := &cobra.Command{
+		Use:   "scan [PATH]",
+		Short: "Scan a folder and print what was found",
+		Long: `Packs a folder (what .gitignore leaves out is left out, also outside git), uploads it, scans it, shows the progress,
+and prints what was found and what was not looked at.
+
+With no --server it runs one inside this process and keeps its state in VEGA_DATA_DIR, or, when that is not set, in the
+user's state folder, so findings and their triage are there the next time. When another process holds that folder, it
+talks to that one. Ctrl-C cancels the scan.
+
+Exit codes:
+  0  done, nothing at or above --fail-on
+  1  findings at or above --fail-on
+  2  the coverage is incomplete because something failed or ran out (with --require-complete: for any reason)
+  3  error, or cancelled
+('go run' turns each of them into 1; 'go build ./cmd/vega' makes a binary that keeps them.)`,
+		Example: `  vega scan .
+  vega scan ~/src/shop --sarif shop.sarif --fail-on critical
+  vega scan . --json > result.json
+  VEGA_TOKEN=... vega scan . --server https://vega.example.com/v1`,
+		Args: cobra.MaximumNArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			path := "."
+			if len(args) > 0 {
+				path = args[0]
+			}
+			return runScan(cmd.Context(), f, path, cmd.OutOrStdout(), cmd.ErrOrStderr())
+		},
+	}
+	fl := cmd.Flags()
+	fl.StringVar(&f.sarif, "sarif", "", "write SARIF 2.1.0 to this `FILE`")
+	fl.StringVar(&f.failOn, "fail-on", "high", "lowest severity that makes the exit code 1: critical, high, medium, low, info or none")
+	fl.BoolVar(&f.requireComplete, "require-complete", false, "exit 2 whenever the coverage is not complete")
+	fl.BoolVar(&f.json, "json", false, "print one JSON document on stdout instead of tables")
+	fl.StringVar(&f.server, "server", "", "`URL` of a server's API, prefix included; the token is in VEGA_TOKEN")
+	fl.StringVar(&f.name, "name", "", "name of the repository (default: the folder's name)")
+	fl.StringVar(&f.priority, "priority", "normal", "high, normal or low")
+	fl.StringVar(&f.model, "model", "", "model to use instead of VEGA_V16_MODEL")
+	fl.BoolVarP(&f.quiet, "quiet", "q", false, "no progress")
+	for flag, values := range map[string][]string{"fail-on": append(severityNames(), "none"), "priority": {"high", "normal", "low"}} {
+		// It fails only for a flag that does not exist.
+		_ = cmd.RegisterFlagCompletionFunc(flag, cobra.FixedCompletions(values, cobra.ShellCompDirectiveNoFileComp))
+	}
+	return cmd
+}
+
+func severityNames() []string {
+	var names []string
+	for _, s := range events.Severities() {
+		names = append(names, string(s))
+	}
+	return names
+}
+
+// scanView is what the command needs of GET scans/{id}.
+type scanView struct {
+	ID           string          `json:"id"`
+	RepositoryID string          `json:"repository_id"`
+	SnapshotID   string          `json:"snapshot_id"`
+	Status       string          `json:"status"`
+	Coverage     events.Coverage `json:"coverage"`
+	Error        *struct {
+		Code    string `json:"code"`
+		Message string `json:"message"`
+	} `json:"error"`
+}
+
+func runScan(ctx context.Context, f scanFlags, path string, stdout, stderr io.Writer) error {
+	if f.failOn != "none" && !slices.Contains(severityNames(), f.failOn) {
+		return fmt.Errorf("--fail-on is %q, want critical, high, medium, low, info or none", f.failOn)
+	}
+	dir, err := filepath.Abs(path)
+	if err != nil {
+		return err
+	}
+	if info, err := os.Stat(dir); err != nil {
+		return err
+	} else if !info.IsDir() {
+		return fmt.Errorf("%s is not a folder", path)
+	}
+	server, err := connectServer(ctx, f, stderr)
+	if err != nil {
+		return err
+	}
+	p := newProgress(stderr, f.quiet)
+	code, err := scanOn(ctx, server, f, dir, p, stdout)
+	p.done()
+	if cerr := server.close(); err == nil && cerr != nil {
+		err = cerr
+	}
+	if err != nil {
+		return err
+	}
+	if code != exitOK {
+		return exitCode(code)
+	}
+	return nil
+}
+
+// server is where a scan runs: in this process, in the process that holds the data folder, or elsewhere.
+type server struct {
+	*client
+	exclude []string // folders that are never packed
+	close   func() error
+}
+
+func connectServer(ctx context.Context, f scanFlags, stderr io.Writer) (*server, error) {
+	if f.server != "" {
+		u, err := url.Parse(f.server)
+		if err != nil || (u.Scheme != "http" && u.Scheme != "https") || u.Host == "" {
+			return nil, fmt.Errorf("--server is not an http or https URL")
+		}
+		token := os.Getenv("VEGA_TOKEN")
+		if token == "" {
+			return nil, errors.New("--server needs a token in VEGA_TOKEN")
+		}
+		return &server{client: newClient(f.server, token), close: func() error { return nil }}, nil
+	}
+	cfg, err := loadConfig(stderr)
+	if err != nil {
+		return nil, err
+	}
+	if err := useStateFolder(&cfg); err != nil {
+		return nil, err
+	}
+	data, err := filepath.Abs(cfg.DataDir)
+	if err != nil {
+		return nil, err
+	}
+	cfg.LogLevel = max(cfg.LogLevel, slog.LevelWarn)
+	n, err := openNode(ctx, cfg, newLogger(cfg, stderr))
+	if held, ok := errors.AsType[*lockedError](err); ok && held.holder.URL != "" {
+		c := newClient(held.holder.URL+cfg.API.Prefix, "")
+		if err := c.login(ctx, cfg.Auth.DebugEmail, cfg.Auth.DebugPassword.Reveal()); err != nil {
+			return nil, fmt.Errorf("process %d holds %s: %w", held.holder.PID, cfg.DataDir, err)
+		}
+		return &server{client: c, exclude: []string{data}, close: func() error { return nil }}, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	return startInside(ctx, n, data)
+}
+
+// startInside runs the node in this process on a port of its own.
+func startInside(ctx context.Context, n *node, data string) (*server, error) {
+	l, err := new(net.ListenConfig).Listen(ctx, "tcp", "127.0.0.1:0")
+	if err != nil {
+		return nil, joinClose(err, n)
+	}
+	// The node outlives ctx: a cancelled scan still has to be recorded as such.
+	running, stop := context.WithCancel(context.WithoutCancel(ctx))
+	ready := make(chan struct{})
+	ended := make(chan error, 1)
+	var wg sync.WaitGroup
+	wg.Go(func() { ended <- n.run(running, l, func() { close(ready) }) })
+	closeNode := func() error { stop(); wg.Wait(); return <-ended }
+	select {
+	case <-ready:
+	case err := <-ended:
+		stop()
+		return nil, err
+	case <-ctx.Done():
+		return nil, errors.Join(ctx.Err(), closeNode())
+	}
+	c := newClient("http://"+l.Addr().String()+n.cfg.API.Prefix, "")
+	if err := c.login(ctx, n.cfg.Auth.DebugEmail, n.cfg.Auth.DebugPassword.Reveal()); err != nil {
+		return nil, errors.Join(err, closeNode())
+	}
+	return &server{client: c, exclude: []string{data}, close: closeNode}, nil
+}
+
+// useStateFolder keeps the command line's state in the user's state folder, unless the configuration names a folder.
+func useStateFolder(cfg *config.Config) error {
+	for v := range cfg.Values() {
+		if v.Name == "VEGA_DATA_DIR" && v.Origin != config.OriginDefault {
+			return nil
+		}
+	}
+	state := os.Getenv("XDG_STATE_HOME")
+	if state == "" {
+		home, err := os.UserHomeDir()
+		if err != nil {
+			return fmt.Errorf("no folder to keep state in: %w; set VEGA_DATA_DIR", err)
+		}
+		state = filepath.Join(home, ".local", "state")
+	}
+	cfg.DataDir = filepath.Join(state, "vega")
+	return nil
+}
+
+// scanOn does the whole job on a server and returns the exit code.
+func scanOn(ctx context.Context, s *server, f scanFlags, dir string, p *progress, stdout io.Writer) (int, error) {
+	repo, err := repositoryFor(ctx, s, f, dir)
+	if err != nil {
+		return 0, err
+	}
+	snapshot, err := upload(ctx, s, repo, dir, p)
+	if err != nil {
+		return 0, err
+	}
+	var v scanView
+	req := map[string]any{"snapshot_id": snapshot, "priority": f.priority}
+	if f.model != "" {
+		req["model"] = f.model
+	}
+	if err := s.call(ctx, http.MethodPost, "/repositories/"+repo+"/scans", "", req, &v); err != nil {
+		return 0, fmt.Errorf("start the scan: %w", err)
+	}
+	p.say("scan %s", v.ID)
+	if err := s.follow(ctx, v.ID, p.event); err != nil && ctx.Err() == nil {
+		return 0, fmt.Errorf("follow the scan: %w", err)
+	}
+	if ctx.Err() != nil {
+		return 0, cancelScan(context.WithoutCancel(ctx), s, v.ID, p)
+	}
+	if err := s.call(ctx, http.MethodGet, "/scans/"+v.ID, "", nil, &v); err != nil {
+		return 0, err
+	}
+	p.done()
+	if v.Status != "completed" {
+		if v.Error != nil {
+			return 0, fmt.Errorf("the scan %s: %s (%s)", v.Status, v.Error.Message, v.Error.Code)
+		}
+		return 0, fmt.Errorf("the scan was %s", v.Status)
+	}
+	findings, err := allFindings(ctx, s, v.ID)
+	if err != nil {
+		return 0, err
+	}
+	if f.sarif != "" {
+		if err := writeSARIF(ctx, s, v.ID, f.sarif); err != nil {
+			return 0, err
+		}
+	}
+	if err := show(stdout, f, v, findings); err != nil {
+		return 0, err
+	}
+	return verdict(f, v.Coverage, findings), nil
+}
+
+// repositoryFor finds or makes the repository of a folder: the same folder on the same server is always the same one.
+func repositoryFor(ctx context.Context, s *server, f scanFlags, dir string) (string, error) {
+	var project, repo struct {
+		ID string `json:"id"`
+	}
+	if err := s.call(ctx, http.MethodPost, "/projects", "vega-scan", map[string]string{"name": "Command line"}, &project); err != nil {
+		return "", fmt.Errorf("make the project: %w", err)
+	}
+	name := f.name
+	if name == "" {
+		name = filepath.Base(dir)
+	}
+	key := fmt.Sprintf("vega-scan-%x", sha256.Sum256([]byte(dir+"\x00"+name)))
+	in := map[string]string{"name": name, "source_type": "upload"}
+	if err := s.call(ctx, http.MethodPost, "/projects/"+project.ID+"/repositories", key, in, &repo); err != nil {
+		return "", fmt.Errorf("make the repository: %w", err)
+	}
+	return repo.ID, nil
+}
+
+// upload packs the folder into the request, so nothing is written to disk on this side, and waits until the snapshot is taken.
+func upload(ctx context.Context, s *server, repo, dir string, p *progress) (string, error) {
+	r, w := io.Pipe()
+	var packing sync.WaitGroup
+	packing.Go(func() {
+		packed, err := intake.PackDir(ctx, dir, w, intake.PackOptions{Exclude: s.exclude, Progress: p.packing})
+		p.packed(packed, err)
+		_ = w.CloseWithError(err) // never fails; a nil error is the end of the file
+	})
+	resp, err := s.send(ctx, http.MethodPost, "/repositories/"+repo+"/source", "", "application/octet-stream", r)
+	_ = r.Close() // ends a packer whose reader gave up; closing a pipe does not fail
+	packing.Wait()
+	if err != nil {
+		return "", fmt.Errorf("upload: %w", err)
+	}
+	defer resp.Body.Close()
+	var out struct {
+		Status   string `json:"ingest_status"`
+		Snapshot string `json:"snapshot_id"`
+	}
+	if err := json.NewDecoder(resp.Body).Decode(&out); err != nil {
+		return "", fmt.Errorf("upload: %w", err)
+	}
+	if out.Snapshot == "" {
+		return "", fmt.Errorf("upload: the repository is %s", out.Status)
+	}
+	return out.Snapshot, nil
+}
+
+// cancelScan asks for the end and waits until the work has really stopped.
+func cancelScan(ctx context.Context, s *server, id string, p *progress) error {
+	p.say("cancelling the scan")
+	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
+	defer cancel()
+	var v scanView
+	if err := s.call(ctx, http.MethodPost, "/scans/"+id+"/cancel", "", nil, &v); err != nil {
+		if refused, ok := errors.AsType[*apiError](err); !ok || refused.Status != http.StatusConflict {
+			return fmt.Errorf("interrupted, and the scan could not be cancelled: %w", err)
+		}
+	}
+	if err := s.follow(ctx, id, func(liveEvent) {}); err != nil {
+		return fmt.Errorf("interrupted; the scan is still being cancelled: %w", err)
+	}
+	if err := s.call(ctx, http.MethodGet, "/scans/"+id, "", nil, &v); err != nil {
+		return err
+	}
+	return fmt.Errorf("interrupted; scan %s is %s", id, v.Status)
+}
+
+// findingView is a finding as the API shows it, kept whole for --json.
+type findingView struct {
+	events.Finding
+	Triage events.Triage `json:"triage"`
+}
+
+func allFindings(ctx context.Context, s *server, id string) ([]findingView, error) {
+	var out []findingView
+	cursor := ""
+	for {
+		var page struct {
+			Items []findingView `json:"items"`
+			Next  string        `json:"next_cursor"`
+		}
+		path := "/scans/" + id + "/findings?limit=1000"
+		if cursor != "" {
+			path += "&cursor=" + url.QueryEscape(cursor)
+		}
+		if err := s.call(ctx, http.MethodGet, path, "", nil, &page); err != nil {
+			return nil, fmt.Errorf("findings: %w", err)
+		}
+		out = append(out, page.Items...)
+		if cursor = page.Next; cursor == "" {
+			return out, nil
+		}
+	}
+}
+
+// writeSARIF stores the scan's SARIF beside the file's name first, so a failure never leaves half a file under it.
+func writeSARIF(ctx context.Context, s *server, id, path string) error {
+	resp, err := s.send(ctx, http.MethodPost, "/scans/"+id+"/exports", "", "application/json", strings.NewReader(`{"format":"sarif"}`))
+	if err != nil {
+		return fmt.Errorf("SARIF: %w", err)
+	}
+	defer resp.Body.Close()
+	f, err := os.CreateTemp(filepath.Dir(path), ".vega-sarif-*")
+	if err != nil {
+		return fmt.Errorf("SARIF: %w", err)
+	}
+	_, err = io.Copy(f, resp.Body)
+	err = errors.Join(err, f.Chmod(0o644), f.Close())
+	if err == nil {
+		err = os.Rename(f.Name(), path)
+	}
+	if err != nil {
+		return fmt.Errorf("SARIF: %w", errors.Join(err, os.Remove(f.Name())))
+	}
+	return nil
+}
+
+// verdict turns a completed scan into an exit code; findings win over coverage. What people dismissed does not count.
+func verdict(f scanFlags, coverage events.Coverage, findings []findingView) int {
+	limit := slices.Index(severityNames(), f.failOn) // -1 for none
+	for _, x := range findings {
+		if x.Severity.Rank() <= limit && x.Triage.State != events.TriageDismissed {
+			return exitFindings
+		}
+	}
+	if coverage.State == events.CoverageComplete {
+		return exitOK
+	}
+	if f.requireComplete {
+		return exitIncomplete
+	}
+	for _, r := range coverage.Reasons {
+		if r.Code != "not_configured" && r.Code != "skipped" {
+			return exitIncomplete
+		}
+	}
+	return exitOK
+}

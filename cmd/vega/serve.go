@@ -1,0 +1,91 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"strings"
+
+	"vega/config"
+	"vega/events/eventstore"
+	"vega/projections"
+	"vega/services/auth"
+	"vega/services/dispatch"
+	"vega/services/files"
+	"vega/services/worker"
+)
+
+// serve runs the configured role until ctx ends.
+func serve(ctx context.Context, cfg config.Config, stdout, stderr io.Writer) error {
+	if err := served(cfg); err != nil {
+		return err
+	}
+	log := newLogger(cfg, stderr)
+	n, err := openNode(ctx, cfg, log)
+	if err != nil {
+		return err
+	}
+	l, err := new(net.ListenConfig).Listen(ctx, "tcp", cfg.API.ListenAddr)
+	if err != nil {
+		return fmt.Errorf("listen on VEGA_LISTEN_ADDR: %w", joinClose(err, n))
+	}
+	return n.run(ctx, l, func() { greet(stdout, log, n.cfg, l.Addr().String()) })
+}
+
+func joinClose(err error, n *node) error {
+	if cerr := n.close(); cerr != nil {
+		return fmt.Errorf("%w; %w", err, cerr)
+	}
+	return err
+}
+
+// served says which settings this build cannot serve.
+func served(cfg config.Config) error {
+	var no []string
+	if cfg.ServiceRole != config.RoleAPI {
+		no = append(no, "VEGA_SERVICE_ROLE="+string(cfg.ServiceRole))
+	}
+	if cfg.Dispatch.Mode != dispatch.ModeThread {
+		no = append(no, "VEGA_SCAN_EXECUTION_MODE="+string(cfg.Dispatch.Mode))
+	}
+	if cfg.Worker.RunMode != worker.RunLocal {
+		no = append(no, "VEGA_SCAN_WORKER_EXECUTION_MODE="+string(cfg.Worker.RunMode))
+	}
+	if cfg.Projections.Backend != projections.BackendJSON {
+		no = append(no, "VEGA_PERSISTENCE_BACKEND="+string(cfg.Projections.Backend))
+	}
+	if cfg.Files.Backend != files.BackendLocal {
+		no = append(no, "VEGA_FILE_STORAGE_BACKEND="+string(cfg.Files.Backend))
+	}
+	if cfg.Auth.Provider != auth.ProviderCustom {
+		no = append(no, "VEGA_AUTH_PROVIDER="+string(cfg.Auth.Provider))
+	}
+	if len(no) > 0 {
+		return fmt.Errorf("this build does not serve %s", strings.Join(no, ", "))
+	}
+	return nil
+}
+
+// greet tells a person where things are and what is off.
+func greet(w io.Writer, log *slog.Logger, cfg config.Config, addr string) {
+	log.Info("ready", "addr", addr, "version", buildVersion())
+	fmt.Fprintf(w, "\n%s is ready\n\n  API       http://%s%s\n  API docs  http://%s/docs\n", cfg.API.AppName, addr, cfg.API.Prefix, addr)
+	fmt.Fprintf(w, "  Login     %s, password %s\n", cfg.Auth.DebugEmail, passwordHint(cfg))
+	fmt.Fprintf(w, "  Data      %s\n", cfg.DataDir)
+	if missing := cfg.Engine.ModelAccess.Missing; len(missing) > 0 {
+		fmt.Fprintf(w, "  Off       AI stages; set %s to turn them on\n", strings.Join(missing, " and "))
+	}
+	if cfg.OneMachine() && cfg.Log.Sync != eventstore.SyncAlways {
+		fmt.Fprintln(w, "  Note      VEGA_NATS_SYNC=default: the last two minutes of events may be lost in a power cut")
+	}
+	fmt.Fprintln(w)
+}
+
+func passwordHint(cfg config.Config) string {
+	if cfg.Auth.DebugPassword.Reveal() == auth.DefaultDebugPassword {
+		return auth.DefaultDebugPassword
+	}
+	return "as set in VEGA_DEBUG_PASSWORD"
+}

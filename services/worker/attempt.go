@@ -1,0 +1,231 @@
+package worker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"sync"
+	"time"
+
+	"vega/events"
+	"vega/events/eventstore"
+	"vega/services/engine"
+	"vega/services/scan"
+)
+
+// attempt is one claimed scan in one slot.
+type attempt struct {
+	w          *Worker
+	agg        events.Aggregate
+	id         events.ScanID
+	generation events.Seq
+	number     int
+
+	mu    sync.Mutex // guards state and head; held over an append, so this attempt's writes are in order
+	state scan.Scan
+	head  events.Head
+	wrote int // commands of this attempt, for their ids
+}
+
+// run fetches the source, runs the engine, and records how it ended. It returns when the attempt is over for this process, one way or
+// another; what could not be recorded is for maintenance.
+func (a *attempt) run(ctx context.Context) {
+	log := a.w.Log.With("scan_id", a.id, "attempt", a.state.Attempt)
+	log.Info("scan claimed")
+	start := time.Now()
+	dir := filepath.Join(a.w.opt.RuntimeRoot, attemptPrefix+string(a.id)+"-"+strconv.FormatUint(uint64(a.generation), 10))
+	defer func() {
+		if err := removeTree(dir); err != nil {
+			log.Warn("runtime folder not removed", "err", err)
+		}
+	}()
+
+	work, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	limited, stopTimer := context.WithTimeoutCause(work, a.w.opt.Timeout, errTimeout)
+	defer stopTimer()
+	var watch sync.WaitGroup
+	watch.Go(func() { a.watch(work, cancel) })
+	defer func() { cancel(nil); watch.Wait() }()
+
+	err := a.work(limited, dir)
+	if cause := context.Cause(limited); cause != nil && err != nil {
+		err = cause
+	}
+	// The work has stopped: nothing of it runs any more, so what is said now is true. It is said even while the process shuts down.
+	end, stopEnd := context.WithTimeout(context.WithoutCancel(ctx), 15*time.Second)
+	defer stopEnd()
+	if err != nil {
+		// What ended the work may be an event that this attempt has not seen itself.
+		if serr := a.refresh(end); serr != nil {
+			log.Warn("attempt given up: the event log is away", "err", serr)
+			return
+		}
+	}
+	switch {
+	case err == nil:
+		log.Info("scan completed", "elapsed", time.Since(start))
+	case errors.Is(err, scan.ErrCancelling):
+		log.Info("scan cancelled", "elapsed", time.Since(start))
+		err = a.do(end, scan.ConfirmCancel{Generation: a.generation})
+	case errors.Is(err, scan.ErrSuperseded):
+		log.Info("attempt superseded")
+		return
+	case errors.Is(err, errDraining):
+		log.Info("scan released")
+		err = a.do(end, scan.Release{Generation: a.generation, Reason: "worker shut down"})
+	case errors.Is(err, errTimeout):
+		log.Warn("scan timed out", "elapsed", time.Since(start))
+		err = a.do(end, scan.Fail{Generation: a.generation, Code: "timed_out", Message: fmt.Sprintf("the attempt ran longer than %s", a.w.opt.Timeout)})
+	case errors.Is(err, eventstore.ErrUnavailable):
+		log.Warn("attempt given up: the event log is away", "err", err)
+		return // maintenance finds it; what was recorded is kept
+	default:
+		log.Error("scan failed", "err", err)
+		code, message := describe(err)
+		err = a.do(end, scan.Fail{Generation: a.generation, Code: code, Message: message})
+	}
+	if errors.Is(err, scan.ErrCancelling) {
+		err = a.do(end, scan.ConfirmCancel{Generation: a.generation})
+	}
+	if err != nil && !errors.Is(err, scan.ErrSuperseded) {
+		log.Error("end of scan not recorded", "err", err)
+	}
+}
+
+// work is the attempt itself: fetch, start, stages, complete.
+func (a *attempt) work(ctx context.Context, dir string) error {
+	source, scratch := filepath.Join(dir, "source"), filepath.Join(dir, "work")
+	if err := os.MkdirAll(scratch, 0o700); err != nil {
+		return fmt.Errorf("runtime folder: %w", err)
+	}
+	if err := a.w.Source.Checkout(ctx, a.state.Request.Snapshot, source); err != nil {
+		return &sourceError{err}
+	}
+	profile, err := a.w.profileOf(ctx, a.state)
+	if err != nil {
+		return fmt.Errorf("threat profile: %w", err)
+	}
+	if err := a.do(ctx, scan.Start{Generation: a.generation, Engine: a.w.Engine.Version()}); err != nil {
+		return err
+	}
+	s := a.snapshot()
+	out, err := a.w.Engine.Run(ctx, engine.Job{
+		Region:     a.w.Store.Region(),
+		Scan:       a.id,
+		Repository: s.Request.Repository,
+		Snapshot:   s.Request.Snapshot,
+		Attempt:    s.Attempt,
+		Dir:        source,
+		Paths:      s.Request.Paths,
+		WorkDir:    scratch,
+		Profile:    profile,
+		Model:      s.Request.Model,
+		Done:       s.Stages,
+		Findings:   s.Findings,
+	}, &recorder{a: a, dir: dir})
+	if err != nil {
+		return err
+	}
+	if err := a.w.Store.FlushFeed(ctx); err != nil && ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	return a.do(ctx, scan.Complete{Generation: a.generation, Coverage: out.Coverage})
+}
+
+// sourceError says that the snapshot could not be brought here.
+type sourceError struct{ err error }
+
+func (e *sourceError) Error() string { return "fetch source: " + e.err.Error() }
+func (e *sourceError) Unwrap() error { return e.err }
+
+func describe(err error) (code, message string) {
+	if s, ok := errors.AsType[*sourceError](err); ok {
+		return "source_unavailable", s.Error()
+	}
+	return "engine_failed", err.Error()
+}
+
+// do appends what a command decides after what this attempt has seen; on a conflict it sees the rest first. It returns scan.ErrSuperseded when
+// the scan is no longer this attempt's.
+func (a *attempt) do(ctx context.Context, c scan.Command) error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.wrote++
+	meta := a.w.meta(events.CommandIDFor("attempt", string(a.id), strconv.FormatUint(uint64(a.generation), 10), strconv.Itoa(a.wrote)), "")
+	for {
+		evs, err := scan.Decide(a.state, c)
+		if err != nil || len(evs) == 0 {
+			return err
+		}
+		recorded, err := a.w.Store.Append(ctx, a.agg, a.head, meta, evs...)
+		if errors.Is(err, eventstore.ErrConflict) {
+			if err := a.catchUp(ctx); err != nil {
+				return err
+			}
+			continue
+		}
+		if err != nil {
+			if ctx.Err() != nil {
+				return context.Cause(ctx)
+			}
+			return err
+		}
+		for _, r := range recorded {
+			a.state, a.head = a.state.Evolve(r), r.Head()
+		}
+		return nil
+	}
+}
+
+func (a *attempt) refresh(ctx context.Context) error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.catchUp(ctx)
+}
+
+// catchUp reads what happened to the scan meanwhile; the caller holds mu.
+func (a *attempt) catchUp(ctx context.Context) error {
+	past, head, err := a.w.Store.Load(ctx, a.agg, a.head)
+	if err != nil {
+		return err
+	}
+	for _, r := range past {
+		a.state = a.state.Evolve(r)
+	}
+	a.head = head
+	return nil
+}
+
+func (a *attempt) snapshot() scan.Scan {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.state
+}
+
+// watch follows the scan and ends the work when it is cancelled or taken away. Should following fail, the next write finds out.
+func (a *attempt) watch(ctx context.Context, cancel context.CancelCauseFunc) {
+	s := a.snapshot()
+	for r, err := range a.w.Store.Follow(ctx, a.generation, a.agg.Filter()) {
+		if err != nil {
+			if ctx.Err() == nil {
+				a.w.Log.Warn("scan not followed", "scan_id", a.id, "err", err)
+			}
+			return
+		}
+		s = s.Evolve(r)
+		switch {
+		case s.Generation != a.generation || !s.Owns(a.generation):
+			if !s.Status.Terminal() || s.Status == scan.Failed {
+				cancel(scan.ErrSuperseded)
+			}
+			return
+		case s.Status == scan.Cancelling:
+			cancel(scan.ErrCancelling)
+			return
+		}
+	}
+}

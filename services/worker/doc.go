@@ -1,0 +1,14 @@
+// Package worker runs scans: claim, fetch, run, complete.
+//
+// A worker has slots; each takes one hint at a time from its queue, loads the scan and claims it in the log. From the stored claim on the scan is the
+// worker's, until an event says otherwise; every write carries the claim's sequence (the generation), so a worker whose scan was given away cannot
+// write: its next append conflicts, it reloads, sees why, stops the work and forgets it. It also follows its scan, so it usually learns of a
+// cancellation within milliseconds.
+//
+// What happens when the process dies: before the claim is stored, nothing was promised. After it, the scan waits for maintenance to
+// notice and expire the attempt; stages that were recorded are not done again. The attempt's folder stays until the next start of a process that owns
+// the runtime folder sweeps it.
+//
+// Draining: when Run's context ends no more hints are taken, running scans get the grace to finish and are then released: queued again without
+// counting the attempt.
+package worker

@@ -1,0 +1,202 @@
+package worker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strconv"
+	"sync"
+	"time"
+
+	"vega/events"
+	"vega/events/eventstore"
+	"vega/services/catalog"
+	"vega/services/dispatch"
+	"vega/services/engine"
+	"vega/services/fleet"
+	"vega/services/scan"
+)
+
+// Queue brings hints. Next waits for one; Retry gives one back that could not be acted on because the log was away.
+type Queue interface {
+	Next(ctx context.Context) (dispatch.Hint, error)
+	Retry(dispatch.Hint)
+}
+
+// Source brings a snapshot's tree into dir, which does not exist yet, and checks every file against the snapshot's digest.
+type Source interface {
+	Checkout(ctx context.Context, id events.SnapshotID, dir string) error
+}
+
+// Objects keeps what a scan leaves behind, by key. Put is atomic and replaces.
+type Objects interface {
+	Put(ctx context.Context, key string, r io.Reader) error
+	Open(ctx context.Context, key string) (io.ReadCloser, error)
+}
+
+// Engine does the work of one attempt.
+type Engine interface {
+	Run(context.Context, engine.Job, engine.Recorder) (engine.Outcome, error)
+	Version() string
+}
+
+// Parts are what a worker works with. All are required.
+type Parts struct {
+	Store   *eventstore.Store
+	Queue   Queue
+	Member  *fleet.Member
+	Source  Source
+	Objects Objects
+	Engine  Engine
+	Log     *slog.Logger
+}
+
+// Options of a worker.
+type Options struct {
+	Slots       int
+	Timeout     time.Duration // of one attempt
+	RuntimeRoot string        // attempts' folders are made here; the worker's own
+	Host        string
+	Grace       time.Duration // for running scans at shutdown
+}
+
+// Worker takes scans. Make one with New, then Run it once.
+type Worker struct {
+	Parts
+	opt Options
+}
+
+// New returns a worker and removes what an earlier process left in RuntimeRoot, which no other living process may use.
+func New(p Parts, o Options) (*Worker, error) {
+	if err := os.MkdirAll(o.RuntimeRoot, 0o700); err != nil {
+		return nil, fmt.Errorf("runtime folder: %w", err)
+	}
+	left, err := filepath.Glob(filepath.Join(o.RuntimeRoot, attemptPrefix+"*"))
+	if err != nil {
+		return nil, fmt.Errorf("runtime folder: %w", err)
+	}
+	for _, dir := range left {
+		if err := removeTree(dir); err != nil {
+			return nil, fmt.Errorf("runtime folder: %w", err)
+		}
+	}
+	return &Worker{p, o}, nil
+}
+
+// Why an attempt's context ends, beside the log's own reasons.
+var (
+	errDraining = errors.New("the worker is shutting down")
+	errTimeout  = errors.New("the attempt ran out of time")
+)
+
+// Run works until ctx ends, then drains and returns nil.
+func (w *Worker) Run(ctx context.Context) error {
+	// running outlives ctx by the grace: it is what attempts work under.
+	running, stop := context.WithCancelCause(context.WithoutCancel(ctx))
+	defer stop(nil)
+	var slots sync.WaitGroup
+	for range max(w.opt.Slots, 1) {
+		slots.Go(func() { w.slot(ctx, running) })
+	}
+	<-ctx.Done()
+	w.Member.Drain()
+	idle := make(chan struct{})
+	var waiter sync.WaitGroup
+	waiter.Go(func() { slots.Wait(); close(idle) })
+	grace := time.NewTimer(w.opt.Grace)
+	defer grace.Stop()
+	select {
+	case <-idle:
+	case <-grace.C:
+		stop(errDraining)
+	}
+	waiter.Wait()
+	return nil
+}
+
+func (w *Worker) slot(ctx, running context.Context) {
+	for {
+		h, err := w.Queue.Next(ctx)
+		if err != nil {
+			return
+		}
+		if err := w.take(ctx, running, h); err != nil {
+			w.Log.Warn("hint not acted on", "scan_id", h.Scan, "seq", h.Seq, "err", err)
+			pause := time.NewTimer(time.Second)
+			select {
+			case <-pause.C:
+			case <-ctx.Done():
+				pause.Stop()
+			}
+			w.Queue.Retry(h)
+		}
+	}
+}
+
+// take claims the scan of a hint and runs it to the end of the attempt. An error means that nothing was claimed and the hint is still good.
+func (w *Worker) take(ctx, running context.Context, h dispatch.Hint) error {
+	if !w.Member.Fresh(time.Now()) {
+		return errors.New("the worker's own heartbeat is late")
+	}
+	agg := events.ScanOf(w.Store.Region(), h.Scan)
+	meta := w.meta(events.CommandIDFor("claim", string(w.Member.ID()), strconv.FormatUint(uint64(h.Seq), 10)), "hint "+strconv.FormatUint(uint64(h.Seq), 10))
+	s, recorded, err := eventstore.Do(ctx, w.Store, agg, meta, func(s scan.Scan, _ events.Head) ([]events.Event, error) {
+		return scan.Decide(s, scan.Claim{Worker: w.Member.ID(), Host: w.opt.Host})
+	})
+	if _, no := errors.AsType[*scan.NotAllowedError](err); no {
+		return nil // over, or somebody else's: the hint has served
+	}
+	if err != nil {
+		return err
+	}
+	if len(recorded) == 0 || s.Worker != w.Member.ID() || s.Generation != recorded[0].Seq {
+		return nil
+	}
+	// A crash here: the scan is claimed by a worker that no longer is. Maintenance expires it.
+	w.Member.Took(h.Scan)
+	defer w.Member.Gave(h.Scan)
+	a := &attempt{w: w, agg: agg, id: h.Scan, generation: s.Generation, number: s.Attempt, state: s, head: recorded[len(recorded)-1].Head()}
+	a.run(running)
+	return nil
+}
+
+func (w *Worker) meta(id events.CommandID, cause string) events.Meta {
+	return events.Meta{Command: id, Actor: events.ByWorker(w.Member.ID()), Cause: cause, At: time.Now().UTC()}
+}
+
+const attemptPrefix = "attempt-"
+
+// removeTree removes a folder whose contents may be read-only.
+func removeTree(dir string) error {
+	err := filepath.WalkDir(dir, func(path string, d os.DirEntry, err error) error {
+		if err == nil && d.IsDir() {
+			return os.Chmod(path, 0o700)
+		}
+		return err
+	})
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	return os.RemoveAll(dir)
+}
+
+// profileOf finds the threat profile that was asked for in the repository's history.
+func (w *Worker) profileOf(ctx context.Context, s scan.Scan) (*events.ThreatProfile, error) {
+	if s.Request.Profile == 0 {
+		return nil, nil
+	}
+	past, _, err := w.Store.Load(ctx, events.RepositoryOf(w.Store.Region(), s.Request.Repository), events.Head{})
+	if err != nil {
+		return nil, err
+	}
+	for _, r := range past {
+		if e, ok := r.Event.(events.ThreatProfileSet); ok && e.Number == s.Request.Profile {
+			return &e.Profile, nil
+		}
+	}
+	return nil, &catalog.GoneError{What: "threat profile"}
+}
