@@ -197,7 +197,7 @@ func fieldMessage(s string) string {
 
 // errorBody is the shape of every failure.
 type errorBody struct {
-	Schema int         `json:"schema_version" doc:"1"`
+	Schema int        `json:"schema_version" doc:"1"`
 	Error  errorFacts `json:"error"`
 }
 

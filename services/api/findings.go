@@ -10,7 +10,7 @@ import (
 )
 
 type findingFilterIn struct {
-	pageIn
+	PageIn
 	Severity []events.Severity    `query:"severity" enum:"critical,high,medium,low,info" doc:"Several by comma"`
 	State    []events.TriageState `query:"state" enum:"open,confirmed,dismissed" doc:"Several by comma"`
 }

@@ -20,7 +20,7 @@ type historyBody struct {
 }
 
 // history is every event of an aggregate, oldest first, as it lies in the log.
-func (s *Server) history(ctx context.Context, a events.Aggregate, in *pageIn) (*many[historyBody], error) {
+func (s *Server) history(ctx context.Context, a events.Aggregate, in *PageIn) (*many[historyBody], error) {
 	after, _, err := projections.ReadSeqCursor(projections.Cursor(in.Cursor))
 	if err != nil {
 		return nil, err
@@ -48,10 +48,10 @@ func shapeHistory(r events.Recorded) historyBody {
 	return b
 }
 
-func (s *Server) getScanHistory(ctx context.Context, in *pageIn) (*many[historyBody], error) {
+func (s *Server) getScanHistory(ctx context.Context, in *PageIn) (*many[historyBody], error) {
 	return s.history(ctx, events.ScanOf(s.region, callOf(ctx).scan.ID), in)
 }
 
-func (s *Server) getFindingHistory(ctx context.Context, in *pageIn) (*many[historyBody], error) {
+func (s *Server) getFindingHistory(ctx context.Context, in *PageIn) (*many[historyBody], error) {
 	return s.history(ctx, events.FindingOf(s.region, callOf(ctx).finding.ID), in)
 }

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"reflect"
+	"strings"
 
 	"github.com/danielgtaylor/huma/v2"
 )
@@ -23,19 +24,53 @@ that accept application/problem+json. What you may not see does not exist: 404.
 **Writes** answer with Vega-Sequence; a read with at_least=SEQ answers only when it has that event. Creating takes Idempotency-Key, changing
 takes If-Match with the ETag that was read.`
 
-// finishOpenAPI replaces huma's error shape with ours in what huma has generated.
+// schemaName names the schemas of shapes.go for readers: ScanList, LoginRequest, Scan.
+func schemaName(t reflect.Type, hint string) string {
+	name := huma.DefaultSchemaNamer(t, hint)
+	if of, ok := strings.CutPrefix(name, "Many"); ok {
+		return strings.TrimSuffix(strings.TrimSuffix(of, "Body"), "Body") + "List"
+	}
+	if of, ok := strings.CutSuffix(name, "InBody"); ok {
+		return of + "Request"
+	}
+	return strings.TrimSuffix(name, "Body")
+}
+
+// finishOpenAPI corrects what huma has generated: our shape of errors instead of its own, lists that are never null, objects that may be.
 func (s *Server) finishOpenAPI() {
 	o := s.api.OpenAPI()
-	schemas := o.Components.Schemas
-	ours := schemas.Schema(reflect.TypeFor[errorBody](), true, "Error")
-	problem := schemas.Schema(reflect.TypeFor[problemBody](), true, "Problem")
-	delete(schemas.Map(), "ErrorModel")
-	delete(schemas.Map(), "ErrorDetail")
-	ours = schemas.Schema(reflect.TypeFor[errorBody](), true, "Error")
+	registry := o.Components.Schemas
+	ours := registry.Schema(reflect.TypeFor[errorBody](), true, "")
+	problem := registry.Schema(reflect.TypeFor[problemBody](), true, "")
+	events := registry.Schema(reflect.TypeFor[many[eventBody]]().Field(0).Type, true, "ManyEventBodyBody")
+	upload := registry.Schema(reflect.TypeFor[uploadBody](), true, "")
+	schemas := registry.Map()
+	delete(schemas, "ErrorModel")
+	delete(schemas, "ErrorDetail")
+	for name, schema := range schemas {
+		for _, p := range schema.Properties {
+			if p.Type == huma.TypeArray && !strings.HasSuffix(name, "Request") { // requests may say null for an empty list
+				p.Nullable = false
+			}
+		}
+	}
+	for name, fields := range map[string][]string{"Scan": {"error"}, "Repository": {"ingest_error", "latest_snapshot"}} {
+		for _, f := range fields {
+			schemas[name].Properties[f] = &huma.Schema{OneOf: []*huma.Schema{schemas[name].Properties[f], {Type: "null"}}}
+		}
+	}
 	for _, item := range o.Paths {
 		for _, op := range []*huma.Operation{item.Get, item.Put, item.Post, item.Delete, item.Patch} {
 			if op == nil {
 				continue
+			}
+			switch op.OperationID {
+			case "getScanEvents":
+				op.Responses["200"] = &huma.Response{Description: "OK", Content: map[string]*huma.MediaType{"application/json": {Schema: events}, "text/event-stream": {Schema: &huma.Schema{Type: huma.TypeString}}}}
+			case "listRepositoryEvents":
+				op.Responses["200"] = &huma.Response{Description: "OK", Content: map[string]*huma.MediaType{"application/json": {Schema: events}}}
+			case "uploadSource":
+				op.Responses["202"] = &huma.Response{Description: "Accepted", Content: map[string]*huma.MediaType{"application/json": {Schema: upload}}}
 			}
 			op.Responses["default"] = &huma.Response{Description: "Not what was asked for", Content: map[string]*huma.MediaType{
 				"application/json": {Schema: ours}, problemJSON: {Schema: problem},

@@ -61,7 +61,7 @@ func (s *Server) showProject(ctx context.Context, id events.ProjectID, made []ev
 	return &one[projectBody]{ETag: etag(row.Version), Sequence: seqHeader(made), Body: shapeProject(row, callOf(ctx).role)}, nil
 }
 
-func (s *Server) listProjects(ctx context.Context, in *pageIn) (*many[projectBody], error) {
+func (s *Server) listProjects(ctx context.Context, in *PageIn) (*many[projectBody], error) {
 	c := callOf(ctx)
 	rows, next, err := s.Model.Projects(ctx, projections.ProjectFilter{User: c.member()}, in.page())
 	if err != nil {

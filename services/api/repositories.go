@@ -71,7 +71,7 @@ func (s *Server) latest(ctx context.Context, r projections.Repository) (*project
 	return &snapshot, nil
 }
 
-func (s *Server) listRepositories(ctx context.Context, in *pageIn) (*many[repositoryBody], error) {
+func (s *Server) listRepositories(ctx context.Context, in *PageIn) (*many[repositoryBody], error) {
 	rows, next, err := s.Model.Repositories(ctx, callOf(ctx).project.ID, in.page())
 	if err != nil {
 		return nil, err
@@ -94,7 +94,7 @@ func (s *Server) getRepository(ctx context.Context, _ *nothing) (*one[repository
 	return &one[repositoryBody]{ETag: etag(row.Version), Body: shapeRepository(row, latest)}, nil
 }
 
-func (s *Server) listSnapshots(ctx context.Context, in *pageIn) (*many[snapshotBody], error) {
+func (s *Server) listSnapshots(ctx context.Context, in *PageIn) (*many[snapshotBody], error) {
 	rows, next, err := s.Model.Snapshots(ctx, callOf(ctx).repository.ID, in.page())
 	if err != nil {
 		return nil, err

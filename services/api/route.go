@@ -67,7 +67,7 @@ func (s *Server) humaConfig() huma.Config {
 			OpenAPI: "3.1.0",
 			Info:    &huma.Info{Title: s.Config.AppName, Version: apiVersion, Description: apiDescription},
 			Components: &huma.Components{
-				Schemas:         huma.NewMapRegistry("#/components/schemas/", huma.DefaultSchemaNamer),
+				Schemas:         huma.NewMapRegistry("#/components/schemas/", schemaName),
 				SecuritySchemes: map[string]*huma.SecurityScheme{"bearer": {Type: "http", Scheme: "bearer", BearerFormat: "JWT"}},
 			},
 		},
@@ -186,10 +186,13 @@ func pathParams(path string) []string {
 	return out
 }
 
-// tagOf groups routes by what they answer with: the last fixed word that names a group.
+// tagOf groups routes by the first word of their path.
 func tagOf(path string) string {
-	parts := strings.Split(strings.Trim(path, "/"), "/")
-	return parts[0]
+	word, _, _ := strings.Cut(strings.TrimPrefix(path, "/"), "/")
+	if word == "healthz" || word == "readyz" || word == "metrics" {
+		return "health"
+	}
+	return word
 }
 
 // keyed, conditional and the like describe the headers that a route honours.

@@ -184,7 +184,7 @@ func cleanPaths(in []string) ([]string, error) {
 }
 
 type scanFilterIn struct {
-	pageIn
+	PageIn
 	Status     []scan.Status `query:"status" enum:"queued,claimed,running,cancelling,completed,failed,cancelled" doc:"Several by comma"`
 	Project    string        `query:"project_id"`
 	Repository string        `query:"repository_id"`
@@ -195,7 +195,7 @@ func (s *Server) listScans(ctx context.Context, in *scanFilterIn) (*many[scanBod
 }
 
 type statusIn struct {
-	pageIn
+	PageIn
 	Status []scan.Status `query:"status" enum:"queued,claimed,running,cancelling,completed,failed,cancelled" doc:"Several by comma"`
 }
 

@@ -40,12 +40,13 @@ type many[T any] struct {
 	}
 }
 
-type pageIn struct {
+// PageIn is exported because huma does not look into embedded fields that are not.
+type PageIn struct {
 	Limit  int    `query:"limit" minimum:"1" maximum:"1000" default:"50" doc:"How many items at most"`
 	Cursor string `query:"cursor" doc:"next_cursor of the page before"`
 }
 
-func (p pageIn) page() projections.Page {
+func (p PageIn) page() projections.Page {
 	return projections.Page{Limit: p.Limit, After: projections.Cursor(p.Cursor)}
 }
 
@@ -101,7 +102,7 @@ type repositoryBody struct {
 	SourceType   events.SourceType    `json:"source_type"`
 	GitURL       string               `json:"git_url,omitempty"`
 	GitRef       string               `json:"git_ref,omitempty"`
-	IngestStatus catalog.IngestStatus `json:"ingest_status"`
+	IngestStatus catalog.IngestStatus `json:"ingest_status" enum:"pending,ingesting,ready,failed"`
 	IngestError  *ingestErrorBody     `json:"ingest_error"`
 	Latest       *snapshotBody        `json:"latest_snapshot"`
 	CreatedAt    time.Time            `json:"created_at"`
@@ -185,7 +186,7 @@ type scanBody struct {
 	Repository    events.RepositoryID `json:"repository_id"`
 	Snapshot      events.SnapshotID   `json:"snapshot_id"`
 	User          events.UserID       `json:"user_id"`
-	Status        scan.Status         `json:"status"`
+	Status        scan.Status         `json:"status" enum:"queued,claimed,running,cancelling,completed,failed,cancelled"`
 	Attempt       int                 `json:"attempt" doc:"The last attempt, from 1; 0 before the first"`
 	MaxAttempts   int                 `json:"max_attempts"`
 	Worker        *events.WorkerID    `json:"worker_id"`
@@ -212,7 +213,7 @@ type scanBody struct {
 
 type stageBody struct {
 	Name       string             `json:"name"`
-	Status     events.StageStatus `json:"status"`
+	Status     events.StageStatus `json:"status" enum:"completed,not_configured,skipped,failed"`
 	Attempt    int                `json:"attempt"`
 	StartedAt  time.Time          `json:"started_at"`
 	FinishedAt *time.Time         `json:"finished_at"`
@@ -282,7 +283,7 @@ type findingBody struct {
 	Scan        events.ScanID       `json:"scan_id" doc:"The scan that saw it so"`
 	Rule        string              `json:"rule"`
 	Stage       string              `json:"stage"`
-	Severity    events.Severity     `json:"severity"`
+	Severity    events.Severity     `json:"severity" enum:"critical,high,medium,low,info"`
 	Title       string              `json:"title"`
 	Description string              `json:"description"`
 	File        string              `json:"file_path"`
@@ -291,8 +292,8 @@ type findingBody struct {
 	Snippet     string              `json:"snippet"`
 	Symbol      string              `json:"symbol"`
 	CWE         []string            `json:"cwe"`
-	Confidence  events.Confidence   `json:"confidence"`
-	Validation  events.Validation   `json:"validation"`
+	Confidence  events.Confidence   `json:"confidence" enum:"high,medium,low"`
+	Validation  events.Validation   `json:"validation" enum:"none,static_reviewed,independently_reviewed,reproduced"`
 	Evidence    string              `json:"evidence"`
 	Remediation string              `json:"remediation"`
 	Also        []string            `json:"also" doc:"Further places of the same weakness, path:line"`

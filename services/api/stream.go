@@ -41,7 +41,7 @@ func parsePlace(field, s string) (place, error) {
 type eventBody struct {
 	ID       string     `json:"id" doc:"Opaque; for after and Last-Event-ID"`
 	Sequence events.Seq `json:"sequence" doc:"In the log; of a feed line, where the log stood"`
-	Kind     string     `json:"kind" enum:"scan_started,scan_progress,scan_log,finding_updated,scan_completed,scan_failed,scan_cancelled"`
+	Kind     string     `json:"kind" doc:"Of a scan: scan_started, scan_progress, scan_log, finding_updated, scan_completed, scan_failed or scan_cancelled"`
 	At       time.Time  `json:"at"`
 	Payload  any        `json:"payload"`
 

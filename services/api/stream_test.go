@@ -278,4 +278,3 @@ func FuzzPlace(f *testing.F) {
 		}
 	})
 }
-
