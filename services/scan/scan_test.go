@@ -158,7 +158,7 @@ func TestDecide(t *testing.T) {
 		evs, err := scan.Decide(given(c.given...), c.when)
 		if c.err != nil {
 			_, notAllowed := errors.AsType[*scan.NotAllowedError](err)
-			if _, want := c.err.(*scan.NotAllowedError); (want && !notAllowed) || (!want && !errors.Is(err, c.err)) {
+			if _, want := errors.AsType[*scan.NotAllowedError](c.err); (want && !notAllowed) || (!want && !errors.Is(err, c.err)) {
 				t.Errorf("%s: error %v, want %v", c.name, err, c.err)
 			}
 			continue
