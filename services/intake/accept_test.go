@@ -4,16 +4,20 @@ import (
 	"archive/tar"
 	"archive/zip"
 	"bytes"
+	"crypto/sha256"
 	"encoding/json"
 	"fmt"
 	"io"
 	"io/fs"
+	"math/rand/v2"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/klauspost/compress/zstd"
 )
 
 // run runs a tool of the machine and returns its output. A tool that is
@@ -384,6 +388,23 @@ func TestNPMTarballsAreTakenIn(t *testing.T) {
 	}
 	if want := []string{"package/cli.js", "package/lib/ü.js", "package/package.json"}; !slices.Equal(paths, want) || len(s.Warnings) != 0 {
 		t.Errorf("paths %q, warnings %v; want %q and none", paths, s.Warnings, want)
+	}
+}
+
+// TestZstdWithTheLargestWindowIsTakenIn: the child's memory suffices for what is
+// not refused.
+func TestZstdWithTheLargestWindowIsTakenIn(t *testing.T) {
+	t.Parallel()
+	content := make([]byte, 40<<20)
+	rand.NewChaCha8([32]byte{}).Read(content[:20<<20])
+	copy(content[20<<20:], content[:20<<20]) // matches from far back
+	archive := zstandard(t, tarOf(tarPart{name: "a", content: content}), zstd.WithWindowSize(maxZstdWindow), zstd.WithEncoderLevel(zstd.SpeedDefault))
+	s, err := take(t, openIntake(t, testConfig()), archive)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if want := sha256.Sum256(content); manifestOf(t, s)[0].Sum != want {
+		t.Error("the file has another digest")
 	}
 }
 

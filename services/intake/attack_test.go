@@ -18,8 +18,8 @@ import (
 
 func TestMain(m *testing.M) {
 	ChildMain()
-	if len(os.Args) > 1 && !strings.HasPrefix(os.Args[1], "-") {
-		helperMain(os.Args[1:])
+	if len(os.Args) > 1 && helpers[os.Args[1]] != nil {
+		helpers[os.Args[1]](os.Args[2:])
 		return
 	}
 	os.Exit(m.Run())
@@ -530,6 +530,15 @@ func TestChecksAreNotQuadratic(t *testing.T) {
 	r, err := inspect(bytes.NewReader(archive), int64(len(archive)), l, discard{}, discard{})
 	if err != nil || r.Files != len(parts) {
 		t.Errorf("inspect = %d files, %v; want %d", r.Files, err, len(parts))
+	}
+}
+
+func TestAConfigurationWithoutALimitIsRejected(t *testing.T) {
+	t.Parallel()
+	config := testConfig()
+	config.MaxRatio = 0
+	if _, err := Open(config, t.TempDir(), slog.New(slog.DiscardHandler)); err == nil || !strings.Contains(err.Error(), "MaxRatio") {
+		t.Errorf("Open = %v, want an error that names MaxRatio", err)
 	}
 }
 

@@ -128,7 +128,7 @@ var errDied = errors.New("the process that unpacked the archive died")
 // runChild lets a child process inspect the upload. Whatever way it returns,
 // the child is gone then.
 func (in *Intake) runChild(ctx context.Context, upload *Upload, pack, manifest *os.File) (*report, error) {
-	program, err := os.Executable()
+	program, err := ownProgram()
 	if err != nil {
 		return nil, err
 	}
@@ -136,7 +136,7 @@ func (in *Intake) runChild(ctx context.Context, upload *Upload, pack, manifest *
 	childCtx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
 	cmd := exec.CommandContext(childCtx, program, childArg)
-	cmd.Env = []string{}
+	cmd.Env = childEnv()
 	cmd.ExtraFiles = []*os.File{upload.file, pack, manifest}
 	var stdout, stderr boundedBuffer
 	stdout.limit, stderr.limit = maxChildOutput, 16<<10
@@ -181,7 +181,7 @@ func (in *Intake) runChild(ctx context.Context, upload *Upload, pack, manifest *
 	case waitErr == nil && spoke && writeErr == nil && !stdout.cut && json.Unmarshal(text, &a) == nil:
 		return a.result()
 	case len(stdout.bytes()) > 0 && !spoke:
-		return nil, fmt.Errorf("%s does not call intake.ChildMain first in its main function", program)
+		return nil, fmt.Errorf("%s does not call intake.ChildMain first in its main function", os.Args[0])
 	}
 	in.log.Warn("archive unpacking process died", "err", errors.Join(waitErr, writeErr), "output", stderr.String())
 	return nil, refuse(CodeResourceLimit, "", "%v: it needs more memory or time than it may have, or is malformed in a way that is not handled", errDied)

@@ -148,13 +148,11 @@ func alive(pid int) bool {
 	return !strings.HasPrefix(after, "Z") && !strings.HasPrefix(after, "X")
 }
 
-// helperMain is what this test binary does when a test starts it as something
-// other than a test.
-func helperMain(args []string) {
-	switch args[0] {
-	case "parent-to-be-killed":
-		config := testConfig()
-		in, err := Open(config, args[1], slog.New(slog.DiscardHandler))
+// helpers is what this test binary does, by its first argument, when a test
+// starts it as something other than a test.
+var helpers = map[string]func(args []string){
+	"parent-to-be-killed": func(args []string) {
+		in, err := Open(testConfig(), args[0], slog.New(slog.DiscardHandler))
 		if err != nil {
 			panic(err)
 		}
@@ -169,7 +167,9 @@ func helperMain(args []string) {
 			select {} // until killed
 		}
 		in.Inspect(context.Background(), upload)
-	case "confined":
+	},
+	"take-in": func(args []string) { takeIn(args[0], args[1]) },
+	"confined": func([]string) {
 		time.AfterFunc(time.Hour, func() {})
 		if err := confine(order{Limits: testConfig().limits(), Memory: childMemory, CPUSeconds: 60}); err != nil {
 			panic(err)
@@ -178,6 +178,9 @@ func helperMain(args []string) {
 		_, dialErr := net.Dial("udp", "127.0.0.1:9")
 		out, _ := json.Marshal([]bool{openErr != nil, dialErr != nil})
 		fmt.Println(string(out))
+		if !memoryLimited {
+			os.Exit(2)
+		}
 		var hoard [][]byte
 		for range 4 * childMemory >> 20 {
 			b := make([]byte, 1<<20)
@@ -187,7 +190,7 @@ func helperMain(args []string) {
 			hoard = append(hoard, b)
 		}
 		fmt.Println("has", len(hoard), "MiB")
-	}
+	},
 }
 
 // TestAConfinedProcess sees what the child has given up.
@@ -232,5 +235,56 @@ func TestAFullDiskIsNotTheUploadsFault(t *testing.T) {
 	}
 	if _, err := (answer{Full: "write"}).result(); !errors.Is(err, ErrFull) {
 		t.Errorf("the parent makes %v of it, want ErrFull", err)
+	}
+}
+
+// hugeEntries is the number of entries in the archives of the long test.
+const hugeEntries = 50_000
+
+// taken is what the measured process tells.
+type taken struct {
+	Code                             string
+	Files, CheckedOut                int
+	ParentRSS, ChildRSS, CheckoutRSS int64 // bytes
+}
+
+// takeIn is the measured process.
+func takeIn(archive, spool string) {
+	config := Config{MaxSourceBytes: 2 << 30, MaxEntries: hugeEntries, MaxUncompressedBytes: 5 << 30, MaxRatio: 200, Timeout: 10 * time.Minute, Slots: 2}
+	in, err := Open(config, spool, slog.New(slog.NewTextHandler(os.Stderr, nil)))
+	must(err)
+	f, err := os.Open(archive)
+	must(err)
+	ctx := context.Background()
+	upload, err := in.Receive(ctx, f, -1)
+	must(err)
+	s, err := in.Inspect(ctx, upload)
+	upload.Close()
+	result := taken{ParentRSS: maxRSS(unix.RUSAGE_SELF), ChildRSS: maxRSS(unix.RUSAGE_CHILDREN)}
+	if refusal, ok := errors.AsType[*Refusal](err); ok {
+		result.Code = refusal.Code
+	} else {
+		must(err)
+		result.Files = s.Files
+		m, err := Checkout(ctx, s.ID, s.Manifest(), s.Pack(), spool+"-tree")
+		must(err)
+		s.Close()
+		result.CheckedOut = len(m)
+		result.CheckoutRSS = maxRSS(unix.RUSAGE_SELF)
+	}
+	out, err := json.Marshal(result)
+	must(err)
+	fmt.Println(string(out))
+}
+
+func maxRSS(who int) int64 {
+	var usage unix.Rusage
+	must(unix.Getrusage(who, &usage))
+	return usage.Maxrss << 10
+}
+
+func must(err error) {
+	if err != nil {
+		panic(err)
 	}
 }

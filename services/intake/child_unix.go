@@ -22,13 +22,17 @@ func confine(o order) error {
 	set := func(resource int, value uint64) error {
 		return syscall.Setrlimit(resource, &syscall.Rlimit{Cur: value, Max: value})
 	}
+	var memory error
+	if memoryLimited {
+		memory = limitMemory(uint64(o.Memory))
+	}
 	return errors.Join(
+		memory,
 		set(syscall.RLIMIT_NOFILE, 0),
 		set(syscall.RLIMIT_CORE, 0),
 		set(syscall.RLIMIT_CPU, uint64(o.CPUSeconds)),
 		// A pack is at most a little larger than what it holds.
 		set(syscall.RLIMIT_FSIZE, uint64(o.Limits.UncompressedBytes)+uint64(o.Limits.Entries)*4096+1<<30),
-		limitMemory(uint64(o.Memory)),
 	)
 }
 

@@ -1,6 +1,9 @@
 package intake
 
-import "time"
+import (
+	"fmt"
+	"time"
+)
 
 // Config holds the limits of what is taken in.
 type Config struct {
@@ -21,6 +24,23 @@ type Config struct {
 
 	// Slots is the number of archives that are unpacked at a time, each in a process of its own.
 	Slots int `env:"VEGA_ARCHIVE_SLOTS, default=2" min:"1" max:"64" doc:"How many archives one process unpacks and checks at a time. Others wait."`
+}
+
+// check rejects a configuration with a limit that is not set: nothing here is
+// without one.
+func (c Config) check() error {
+	for _, limit := range []struct {
+		name  string
+		value int64
+	}{
+		{"MaxSourceBytes", c.MaxSourceBytes}, {"MaxEntries", int64(c.MaxEntries)}, {"MaxUncompressedBytes", c.MaxUncompressedBytes},
+		{"MaxRatio", c.MaxRatio}, {"Timeout", int64(c.Timeout)}, {"Slots", int64(c.Slots)},
+	} {
+		if limit.value <= 0 {
+			return fmt.Errorf("configuration: %s must be positive, it is %d", limit.name, limit.value)
+		}
+	}
+	return nil
 }
 
 // ratioFloor is the unpacked size up to which the ratio is not judged: an

@@ -15,9 +15,9 @@ import (
 type ignorePattern struct {
 	literal  string // what comes before the first special character
 	glob     string // the rest
-	negated  bool // "!": re-includes
-	folder   bool // trailing "/": folders only
-	anywhere bool // no other "/": matched against the last component alone
+	negated  bool   // "!": re-includes
+	folder   bool   // trailing "/": folders only
+	anywhere bool   // no other "/": matched against the last component alone
 }
 
 // ignoreFile holds the patterns of one .gitignore, which are about paths

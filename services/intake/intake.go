@@ -37,6 +37,9 @@ func Open(config Config, dir string, log *slog.Logger) (*Intake, error) {
 	if isChild() {
 		return nil, errors.New("open intake: this process was started to unpack an archive, but its main function did not call intake.ChildMain first")
 	}
+	if err := config.check(); err != nil {
+		return nil, fmt.Errorf("open intake: %w", err)
+	}
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("open intake: %w", err)
 	}
@@ -53,7 +56,7 @@ func Open(config Config, dir string, log *slog.Logger) (*Intake, error) {
 			}
 		}
 	}
-	return &Intake{config: config, dir: dir, log: log, slots: make(chan struct{}, max(config.Slots, 1))}, nil
+	return &Intake{config: config, dir: dir, log: log, slots: make(chan struct{}, config.Slots)}, nil
 }
 
 // createSpool returns a file that has no name and so is gone when it is closed,

@@ -71,6 +71,9 @@ func PackDir(ctx context.Context, dir string, w io.Writer, options PackOptions) 
 		if err != nil {
 			return Packed{}, fmt.Errorf("pack %s: excluded folder: %w", dir, err)
 		}
+		if top, err := root.Stat("."); err == nil && os.SameFile(top, info) {
+			return Packed{}, fmt.Errorf("pack %s: this folder is excluded", dir)
+		}
 		p.excluded = append(p.excluded, info)
 	}
 

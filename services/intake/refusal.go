@@ -82,7 +82,7 @@ func overLimit(code, entry, limit string, limitValue, value int64, what string) 
 
 // Warning is something about a snapshot that its users should know.
 type Warning struct {
-	Path string `json:"path"` // in the snapshot; empty when it is about the whole
+	Path string `json:"path"` // in the snapshot, made printable and cut when it is long; empty when it is about the whole
 	Code string `json:"code"` // one of the constants below
 }
 

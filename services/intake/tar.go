@@ -13,27 +13,24 @@ import (
 // inspectTar reads a tar, compressed or not, from its first byte to its last.
 // Names and declared sizes are judged entry by entry, before their data.
 func inspectTar(in io.ReaderAt, size int64, f format, t *tree, out *packWriter) error {
-	stream := &tarStream{
-		limits: t.limits,
-		packed: &countingReader{from: io.NewSectionReader(in, 0, size)},
-		tree:   t,
-	}
+	packed := io.NewSectionReader(in, 0, size)
+	stream := &tarStream{limits: t.limits, packed: size}
 	switch f {
 	case formatGzip:
-		z, err := gzip.NewReader(stream.packed)
+		z, err := gzip.NewReader(packed)
 		if err != nil {
 			return corrupt("", err)
 		}
 		stream.from = z
 	case formatZstd:
-		z, err := zstd.NewReader(stream.packed, zstd.WithDecoderConcurrency(2), zstd.WithDecoderLowmem(true), zstd.WithDecoderMaxWindow(maxZstdWindow))
+		z, err := zstd.NewReader(packed, zstd.WithDecoderConcurrency(2), zstd.WithDecoderLowmem(true), zstd.WithDecoderMaxWindow(maxZstdWindow))
 		if err != nil {
 			return err
 		}
 		defer z.Close()
 		stream.from = z
 	default:
-		stream.from = stream.packed
+		stream.from = packed
 	}
 	r := tar.NewReader(stream)
 	var (
@@ -137,9 +134,8 @@ func tarError(entry string, err error) error {
 // tail makes it longer than the files allow.
 type tarStream struct {
 	from   io.Reader
-	packed *countingReader
 	limits limits
-	tree   *tree
+	packed int64 // size of the upload
 	offset int64 // bytes read
 	check  int64 // offset at which to look at the ratio again
 }
@@ -164,7 +160,7 @@ func (s *tarStream) judge() error {
 	if s.offset > s.limits.UncompressedBytes+overhead {
 		return overLimit(CodeTooLargeUncompressed, "", "VEGA_MAX_ARCHIVE_UNCOMPRESSED_BYTES", s.limits.UncompressedBytes, s.offset, "bytes unpacked, headers included")
 	}
-	return checkRatio(s.offset, s.packed.count, s.limits)
+	return checkRatio(s.offset, s.packed, s.limits)
 }
 
 // finish is called when the tar reader saw the end. The header that it read
@@ -192,16 +188,4 @@ func (s *tarStream) finish(last int64) error {
 			return tarError("", err)
 		}
 	}
-}
-
-// countingReader counts what was read from the upload.
-type countingReader struct {
-	from  io.Reader
-	count int64
-}
-
-func (r *countingReader) Read(p []byte) (int, error) {
-	n, err := r.from.Read(p)
-	r.count += int64(n)
-	return n, err
 }

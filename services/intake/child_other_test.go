@@ -1,0 +1,5 @@
+//go:build !linux
+
+package intake
+
+var helpers map[string]func(args []string)
