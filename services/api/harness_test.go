@@ -40,7 +40,7 @@ func TestMain(m *testing.M) {
 
 // world is a whole installation without workers: real log, read model, files and HTTP.
 type world struct {
-	t      *testing.T
+	t      testing.TB
 	store  *eventstore.Store
 	model  *jsonfile.Model
 	runner *projections.Runner
@@ -70,7 +70,7 @@ type options struct {
 	stalled bool // the read model does not follow the log
 }
 
-func newWorld(t *testing.T, o options) *world {
+func newWorld(t testing.TB, o options) *world {
 	t.Helper()
 	w := &world{t: t, store: natstest.Open(t), logs: &lockedBuffer{}, done: make(chan error, 1)}
 	log := slog.New(slog.NewJSONHandler(w.logs, &slog.HandlerOptions{Level: slog.LevelDebug}))
