@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io/fs"
 	"path"
+	"regexp"
 	"slices"
 	"strings"
 	"sync"
@@ -134,9 +135,9 @@ func (r *run) extract(ctx context.Context, e filesystem.Extractor, f file) (out 
 }
 
 func dependencyOf(p *extractor.Package, manifest string) dependency {
-	d := dependency{Ecosystem: p.Ecosystem().String(), Name: cleanText(p.Name), Version: cleanText(p.Version), Path: manifest}
+	d := dependency{Ecosystem: p.Ecosystem().String(), Name: withoutUser(p.Name), Version: withoutUser(p.Version), Path: manifest}
 	if purl := p.PURL(); purl != nil {
-		d.PURL = cleanText(purl.String())
+		d.PURL = withoutUser(purl.String())
 	}
 	if p.Location.Descriptor != nil && p.Location.Descriptor.File != nil && p.Location.PathOrEmpty() == manifest {
 		d.Line = p.Location.Descriptor.File.LineNumber
@@ -146,6 +147,12 @@ func dependencyOf(p *extractor.Package, manifest string) dependency {
 	}
 	return d
 }
+
+// userInURL is what stands before the host of an address: a user, a token, both, plain or as a package URL escapes them.
+var userInURL = regexp.MustCompile(`((?::|%3A)(?://|%2F%2F))[^/\s@?#]+(@|%40)`)
+
+// withoutUser is text from a manifest without credentials in its addresses.
+func withoutUser(s string) string { return userInURL.ReplaceAllString(cleanText(s), "$1***$2") }
 
 // isLockFile knows the machine-made text that the search for credentials leaves out and nobody misses: lock files, whose
 // contents the dependency list holds, wrapper scripts, and drawings.

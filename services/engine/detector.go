@@ -32,6 +32,7 @@ const (
 	genericLeast = 10
 	genericMost  = 4 << 10 // no credential is that long
 	genericReach = 120
+	genericPiece = 512 // pieces that touch are joined up to this: the library looks at a whole line again for every match in it
 )
 
 // detector finds credentials with gitleaks and its default rules. It is safe for concurrent use.
@@ -157,7 +158,8 @@ func detectIn(ctx context.Context, rules *detect.Detector, path string, content 
 	return found
 }
 
-// genericPieces yields the parts of content that the generic rule has to see, in order, without overlap.
+// genericPieces yields the parts of content that the generic rule has to see, in order. Each begins early enough to hold what names
+// its first word, so two may overlap.
 func (d *detector) genericPieces(content []byte) iter.Seq2[int, int] {
 	return func(yield func(from, to int) bool) {
 		from, to := 0, 0 // the piece that is growing
@@ -174,14 +176,14 @@ func (d *detector) genericPieces(content []byte) iter.Seq2[int, int] {
 				continue
 			}
 			begin, end := max(0, start-genericReach), min(len(content), i+3) // the pattern wants to see what ends the value
-			if begin <= to && end-from <= windowCore {
+			if begin <= to && end-from <= genericPiece {
 				to = end
 				continue
 			}
 			if to > from && !yield(from, to) {
 				return
 			}
-			from, to = max(begin, to), end
+			from, to = begin, end
 		}
 		if to > from {
 			yield(from, to)
@@ -232,7 +234,7 @@ func oneRulePerPlace(found []match) (kept []match) {
 	for _, m := range found {
 		last := len(kept) - 1
 		switch {
-		case last < 0 || kept[last].Off+kept[last].Len <= m.Off:
+		case last < 0 || kept[last].end() <= m.Off:
 			kept = append(kept, m)
 		case knowsOnlyPlace(kept[last].rule) && !knowsOnlyPlace(m.rule):
 			kept[last] = m
@@ -262,7 +264,7 @@ const rulePrivateKey = "private-key"
 
 // keyBody is the span of what is secret in a PEM or PGP block: what stands between its first and last line.
 func keyBody(content []byte, s span) span {
-	block := content[s.Off : s.Off+s.Len]
+	block := content[s.Off:s.end()]
 	dashes := []byte("-----")
 	open := bytes.Index(block[min(len(dashes), len(block)):], dashes)
 	stop := bytes.LastIndex(block, []byte("-----END"))

@@ -74,6 +74,23 @@ func TestInventory(t *testing.T) {
 	}
 }
 
+func TestTheInventoryHoldsNoCredentials(t *testing.T) {
+	t.Parallel()
+	aws, api, password := awsKey(1), apiKey(2), "correct"+"-horse"
+	rec, _ := scan(t, tree(t, map[string]string{
+		"Dockerfile":       "FROM x\nCMD [\"app\", \"--aws-key\", \"" + aws + "\", \"--db\", \"pg://u:" + password + "@db/x\"]\n",
+		"package.json":     "{\"scripts\": {\"start\": \"API_TOKEN=" + api + " node x.js\"}}\n",
+		"requirements.txt": "private @ git+https://user:" + password + "@git.example.com/private.git@main\nflask==1.0\n",
+		"package-lock.json": "{\"lockfileVersion\": 3, \"packages\": {\"node_modules/p\": {\"version\": \"git+https://user:" + password +
+			"@git.example.com/p.git#0123456789012345678901234567890123456789\"}}}",
+		"Cargo.lock": "version = 3\n[[package]]\nname = \"p\"\nversion = \"1.0.0\"\nsource = \"git+https://" + api + "@git.example.com/p#012345\"\n",
+	}))
+	assertNowhere(t, rec, aws, api, password)
+	if inv := string(rec.artifact(t, "inventory.json")); !strings.Contains(inv, "AKIA[masked:") || !strings.Contains(inv, "flask") {
+		t.Errorf("the inventory lacks what it should show:\n%s", inv)
+	}
+}
+
 func TestASelectedPathIsAllThatIsLookedAt(t *testing.T) {
 	t.Parallel()
 	dir := tree(t, map[string]string{

@@ -73,7 +73,7 @@ func entryPointsOf(p, lang string, head []byte) []entryPoint {
 	var out []entryPoint
 	at := func(off int, kind, detail string) {
 		if len(out) < maxEntryPerFile {
-			out = append(out, entryPoint{p, lineAt(head, off), kind, cleanText(detail)})
+			out = append(out, entryPoint{p, lineOf(head, off), kind, cleanText(detail)})
 		}
 	}
 	switch base := path.Base(p); {
@@ -162,7 +162,7 @@ func packageCommands(p string, head []byte) []entryPoint {
 		line := 1
 		if quoted, err := json.Marshal(target); err == nil {
 			if i := bytes.Index(head, quoted); i >= 0 {
-				line = lineAt(head, i)
+				line = lineOf(head, i)
 			}
 		}
 		out = append(out, entryPoint{p, line, kind, cleanText(name + " = " + target)})
@@ -181,3 +181,6 @@ func isDockerfile(p string) bool {
 	}
 	return false
 }
+
+// lineOf is the number, from 1, of the line that holds the byte at off.
+func lineOf(content []byte, off int) int { return bytes.Count(content[:off], []byte("\n")) + 1 }

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"math"
 	"path"
 	"slices"
 
@@ -123,6 +124,9 @@ func (r *run) inventory(ctx context.Context) (result, error) {
 		}
 	}
 	inv.Languages = shares(byName)
+	if err := r.maskDetails(ctx, inv.EntryPoints); err != nil {
+		return result{}, err
+	}
 	inv.Dependencies, err = r.dependencies(ctx, &missed)
 	if err != nil {
 		return result{}, err
@@ -142,6 +146,28 @@ func (r *run) inventory(ctx context.Context) (result, error) {
 		object:  object,
 		reasons: append(slices.Clone(r.tree.unlisted), missed.list()...),
 	}, err
+}
+
+// maskDetails masks credentials in the command lines that entry points quote.
+func (r *run) maskDetails(ctx context.Context, entries []entryPoint) error {
+	d, err := r.detectors()
+	if err != nil {
+		return err
+	}
+	for i := range entries {
+		e := &entries[i]
+		if e.Detail == "" || ctx.Err() != nil {
+			continue
+		}
+		text := []byte(e.Detail)
+		var spans []span
+		matches, _ := d.find(ctx, "", text)
+		for _, m := range matches {
+			spans = append(spans, m.span)
+		}
+		e.Detail = r.masker.snippet(text, indexLines(text), span{0, len(text)}, spans)
+	}
+	return ctx.Err()
 }
 
 // lookAt tells what a file is from its path and its first bytes.
@@ -173,7 +199,7 @@ func shares(byName map[string]*language) []language {
 		out = append(out, *l)
 	}
 	for i := range out {
-		out[i].Percent = float64(out[i].Bytes*1000/max(total, 1)) / 10
+		out[i].Percent = math.Round(float64(out[i].Bytes)*1000/float64(max(total, 1))) / 10
 	}
 	slices.SortFunc(out, func(a, b language) int {
 		return cmp.Or(cmp.Compare(b.Bytes, a.Bytes), cmp.Compare(a.Name, b.Name))

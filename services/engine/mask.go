@@ -49,35 +49,48 @@ type span struct {
 	Len int `json:"length"`
 }
 
+func (s span) end() int { return s.Off + s.Len }
+
 // Snippets are short: a finding carries its lines, not the file.
 const (
 	maxSnippetLines = 12
-	maxSnippetLine  = 240 // bytes
+	maxSnippetLine  = 240     // bytes
+	snippetReach    = 1 << 10 // how much of a line is looked at on both sides of what is shown
 )
 
-// snippet is the text of lines start to end (from 1) with everything masked that is or may be a credential: the spans, further
-// occurrences of what they hold, passwords in addresses, and long random-looking words. The same content always gives the
-// same snippet, so a later stage can tell whether a snippet is true.
-func (m masker) snippet(content []byte, start, end int, spans []span) string {
-	from, to, ok := lineRange(content, start, end)
-	if !ok {
-		return ""
+// snippet is the text of the lines of shown, with everything masked that is or may be a credential: the spans, further occurrences
+// of what they hold, passwords in addresses, and long random-looking words. Of long lines it is a piece. The same content
+// always gives the same snippet, so a later stage can tell whether a snippet is true.
+func (m masker) snippet(content []byte, lines lineIndex, shown span, spans []span) string {
+	from, _ := lines.bounds(content, lines.at(shown.Off))
+	_, to := lines.bounds(content, lines.at(shown.end()-1))
+	// Work on lines of megabytes would be done for every credential in them. A word that the cut goes through is left out whole:
+	// it may be part of a credential.
+	if near := shown.Off - snippetReach; near > from {
+		for from = near; from < shown.Off && valueByte[content[from]]; {
+			from++
+		}
+	}
+	if near := shown.end() + snippetReach; near < to {
+		for to = near; to > shown.end() && valueByte[content[to-1]]; {
+			to--
+		}
 	}
 	text := string(m.maskSpans(content, from, to, spans))
 	for _, s := range spans {
-		if secret := content[s.Off : s.Off+s.Len]; len(secret) >= 6 {
+		if secret := content[s.Off:s.end()]; len(secret) >= 6 && len(secret) <= len(text) {
 			text = strings.ReplaceAll(text, string(secret), m.mask(secret))
 		}
 	}
 	text = m.maskLikely(text)
-	lines := strings.Split(text, "\n")
-	if len(lines) > maxSnippetLines {
-		lines = append(lines[:maxSnippetLines-1], "...")
+	out := strings.Split(text, "\n")
+	if len(out) > maxSnippetLines {
+		out = append(out[:maxSnippetLines-1], "...")
 	}
-	for i, l := range lines {
-		lines[i] = around(strings.TrimRight(l, "\r"), strings.Index(l, "[masked:"))
+	for i, l := range out {
+		out[i] = around(strings.TrimRight(l, "\r"), strings.Index(l, "[masked:"))
 	}
-	return cleanLines(strings.Join(lines, "\n"))
+	return cleanLines(strings.Join(out, "\n"))
 }
 
 // maskSpans is content[from:to] with the spans replaced. Spans that overlap are masked as one.
@@ -88,9 +101,9 @@ func (m masker) maskSpans(content []byte, from, to int, spans []span) []byte {
 	var out []byte
 	at := from
 	for i := 0; i < len(sorted); {
-		begin, stop := sorted[i].Off, sorted[i].Off+sorted[i].Len
+		begin, stop := sorted[i].Off, sorted[i].end()
 		for i++; i < len(sorted) && sorted[i].Off < stop; i++ {
-			stop = max(stop, sorted[i].Off+sorted[i].Len)
+			stop = max(stop, sorted[i].end())
 		}
 		if stop <= from || begin >= to {
 			continue
@@ -179,36 +192,39 @@ func cleanLines(s string) string {
 	return strings.ReplaceAll(strings.ToValidUTF8(s, "\uFFFD"), "\x00", "\uFFFD")
 }
 
-// lineRange is where lines start to end lie in content, without the last line feed; false when content has no such lines.
-func lineRange(content []byte, start, end int) (from, to int, ok bool) {
-	if start < 1 || end < start {
-		return 0, 0, false
+// lineIndex is the offset of the first byte of every line of a text. A line feed at the very end begins no line.
+type lineIndex []int
+
+func indexLines(content []byte) lineIndex {
+	if len(content) == 0 {
+		return nil
 	}
-	at := 0
-	for range start - 1 {
-		n := bytes.IndexByte(content[at:], '\n')
-		if n < 0 {
-			return 0, 0, false
+	lines := lineIndex{0}
+	for i := 0; ; {
+		n := bytes.IndexByte(content[i:], '\n')
+		if i += n + 1; n < 0 || i == len(content) {
+			return lines
 		}
-		at += n + 1
-	}
-	if at == len(content) { // what follows the last line feed is no line
-		return 0, 0, false
-	}
-	from = at
-	for i := start; ; i++ {
-		n := bytes.IndexByte(content[at:], '\n')
-		switch {
-		case i == end && n < 0:
-			return from, len(content), true
-		case i == end:
-			return from, at + n, true
-		case n < 0 || at+n+1 == len(content):
-			return 0, 0, false
-		}
-		at += n + 1
+		lines = append(lines, i)
 	}
 }
 
-// lineAt is the number, from 1, of the line that holds the byte at off.
-func lineAt(content []byte, off int) int { return bytes.Count(content[:off], []byte("\n")) + 1 }
+// at is the number, from 1, of the line that holds the byte at off.
+func (l lineIndex) at(off int) int {
+	i, found := slices.BinarySearch(l, off)
+	if found {
+		return i + 1
+	}
+	return max(i, 1)
+}
+
+// bounds is where a line that exists lies in content, without its line feed.
+func (l lineIndex) bounds(content []byte, line int) (from, to int) {
+	from, to = l[line-1], len(content)
+	if line < len(l) {
+		to = l[line] - 1
+	} else if content[to-1] == '\n' {
+		to--
+	}
+	return from, to
+}

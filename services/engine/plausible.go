@@ -36,7 +36,7 @@ func plausible(p string, content []byte, m match) bool {
 	if isExample(p) {
 		return false
 	}
-	value := string(content[m.Off : m.Off+m.Len])
+	value := string(content[m.Off:m.end()])
 	bare := strings.Trim(value, `"'`+"`")
 	if words.MatchString(bare) || oneName.MatchString(bare) {
 		return false

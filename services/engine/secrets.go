@@ -13,6 +13,8 @@ type candidate struct {
 	events.Finding // without ID and Fingerprint
 	// Identity is what the fingerprint knows of the snippet: the mask of a credential, else the snippet itself.
 	Identity string `json:"identity"`
+	// Shown is what the snippet was made around, where credentials are masked in it.
+	Shown span `json:"shown,omitzero"`
 	// WholeFile says that the finding is the file as such: there is no quote to check.
 	WholeFile bool `json:"whole_file,omitempty"`
 }
@@ -161,13 +163,17 @@ func (r *run) candidatesOf(path string, content []byte, matches []match) foundIn
 			found.Masked = append(found.Masked, m.span)
 		}
 	}
+	if len(matches) == 0 {
+		return found
+	}
+	lines := indexLines(content)
 	for _, m := range matches {
-		found.Candidates = append(found.Candidates, r.candidateOf(path, content, found.Masked, m))
+		found.Candidates = append(found.Candidates, r.candidateOf(path, content, lines, found.Masked, m))
 	}
 	return found
 }
 
-func (r *run) candidateOf(path string, content []byte, masked []span, m match) candidate {
+func (r *run) candidateOf(path string, content []byte, lines lineIndex, masked []span, m match) candidate {
 	c := candidate{WholeFile: m.wholeFile, Finding: events.Finding{
 		Rule: m.rule, Stage: stageSecrets, Severity: events.SeverityHigh, Title: "Committed credential: " + m.rule,
 		Description: cleanText(m.description + " Whoever can read the source, or a copy or the history of it, can use it."),
@@ -200,10 +206,10 @@ func (r *run) candidateOf(path string, content []byte, masked []span, m match) c
 		c.Evidence = "the file's name; its contents were not read"
 		return c
 	}
-	c.Identity = r.masker.mask(content[m.Off : m.Off+m.Len])
-	c.StartLine = lineAt(content, m.shown.Off)
-	c.EndLine = lineAt(content, m.shown.Off+m.shown.Len-1)
-	c.Snippet = r.masker.snippet(content, c.StartLine, c.EndLine, masked)
+	c.Identity = r.masker.mask(content[m.Off:m.end()])
+	c.Shown = m.shown
+	c.StartLine, c.EndLine = lines.at(m.shown.Off), lines.at(m.shown.end()-1)
+	c.Snippet = r.masker.snippet(content, lines, m.shown, masked)
 	c.Evidence = fmt.Sprintf("rule %s matched %s (entropy %.1f)", m.rule, c.Identity, m.entropy)
 	return c
 }

@@ -46,10 +46,11 @@ func (r *run) verify(ctx context.Context) (result, error) {
 			kept := f
 			kept.Candidates = nil
 			content, err := r.contentOf(f.Path)
+			lines := indexLines(content)
 			for _, c := range f.Candidates {
 				why := err
 				if why == nil {
-					why = r.check(f.Path, content, f.Masked, c)
+					why = r.check(f.Path, content, lines, f.Masked, c)
 				}
 				if why == nil {
 					kept.Candidates = append(kept.Candidates, c)
@@ -85,32 +86,34 @@ func (r *run) contentOf(path string) ([]byte, error) {
 }
 
 // check says why a candidate is not true, or nil.
-func (r *run) check(path string, content []byte, masked []span, c candidate) error {
+func (r *run) check(path string, content []byte, lines lineIndex, masked []span, c candidate) error {
 	if c.File != path {
 		return errors.New("it names another file")
 	}
 	if c.WholeFile {
 		return nil
 	}
-	from, to, ok := lineRange(content, c.StartLine, c.EndLine)
-	if !ok {
+	if c.StartLine < 1 || c.EndLine < c.StartLine || c.EndLine > len(lines) {
 		return fmt.Errorf("the file has no lines %d to %d", c.StartLine, c.EndLine)
 	}
 	if strings.TrimSpace(c.Snippet) == "" {
 		return errors.New("it quotes nothing")
 	}
 	if len(masked) == 0 {
+		from, _ := lines.bounds(content, c.StartLine)
+		_, to := lines.bounds(content, c.EndLine)
 		if !strings.Contains(normalised(string(content[from:to])), normalised(c.Snippet)) {
 			return errors.New("the quote is not in those lines")
 		}
 		return nil
 	}
-	for _, s := range masked {
+	for _, s := range append([]span{c.Shown}, masked...) {
 		if s.Off < 0 || s.Len <= 0 || s.Off > len(content) || s.Len > len(content)-s.Off {
 			return errors.New("the masked place is not in the file")
 		}
 	}
-	if r.masker.snippet(content, c.StartLine, c.EndLine, masked) != c.Snippet {
+	if lines.at(c.Shown.Off) != c.StartLine || lines.at(c.Shown.end()-1) != c.EndLine ||
+		r.masker.snippet(content, lines, c.Shown, masked) != c.Snippet {
 		return errors.New("the masked quote is not in those lines")
 	}
 	return nil

@@ -1,0 +1,249 @@
+package engine
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"vega/config/secret"
+	"vega/events"
+)
+
+// runOn is a run over a tree, without a recorder.
+func runOn(t *testing.T, files map[string]string) *run {
+	t.Helper()
+	dir := t.TempDir()
+	for name, content := range files {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(content), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	e, err := New(Config{MaskSecret: secret.New("k")}, Options{Log: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	tr, err := openTree(t.Context(), dir, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(tr.close)
+	f, err := openFeed(Job{WorkDir: t.TempDir()}, time.Now)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(f.close)
+	return &run{Engine: e, tree: tr, feed: f, rec: quiet{}, job: Job{Dir: dir}}
+}
+
+// quiet is a Recorder that nothing is expected of.
+type quiet struct{ Recorder }
+
+func (quiet) Progress(context.Context, Progress) {}
+func (quiet) Log(context.Context, string)        {}
+
+func TestCheckBelievesOnlyWhatIsThere(t *testing.T) {
+	t.Parallel()
+	content := []byte("package a\n\nfunc f() {\n\tdb.Query(\"select \" + name)\n}\n")
+	good := candidate{Finding: events.Finding{File: "a.go", StartLine: 3, EndLine: 4, Snippet: "func f() {\n    db.Query(\"select \" + name)"}}
+	r := runOn(t, nil)
+	for name, c := range map[string]struct {
+		change func(*candidate)
+		want   string
+	}{
+		"as it is":         {func(*candidate) {}, ""},
+		"part of a line":   {func(c *candidate) { c.Snippet = `db.Query("select " + name)` }, ""},
+		"other file":       {func(c *candidate) { c.File = "b.go" }, "another file"},
+		"line 0":           {func(c *candidate) { c.StartLine = 0 }, "no lines 0 to 4"},
+		"turned round":     {func(c *candidate) { c.EndLine = 2 }, "no lines 3 to 2"},
+		"past the end":     {func(c *candidate) { c.EndLine = 6 }, "no lines 3 to 6"},
+		"no quote":         {func(c *candidate) { c.Snippet = " \n" }, "quotes nothing"},
+		"invented quote":   {func(c *candidate) { c.Snippet = `db.Exec("drop")` }, "not in those lines"},
+		"quote elsewhere":  {func(c *candidate) { c.StartLine, c.EndLine = 1, 2 }, "not in those lines"},
+		"the file as such": {func(c *candidate) { c.WholeFile, c.StartLine, c.Snippet = true, 0, "" }, ""},
+	} {
+		c0 := good
+		c.change(&c0)
+		err := r.check("a.go", content, indexLines(content), nil, c0)
+		if got := fmt.Sprint(err); c.want == "" && err != nil || c.want != "" && !strings.Contains(got, c.want) {
+			t.Errorf("%s: check = %v, want %q", name, err, c.want)
+		}
+	}
+}
+
+func TestMergeKeepsTheWorstOfTooMany(t *testing.T) {
+	t.Parallel()
+	var in candidates
+	severities := events.Severities()
+	for i := range events.MaxFindingsPerScan + 500 {
+		f := events.Finding{Rule: "r", File: fmt.Sprintf("f%d", i), StartLine: 1, EndLine: 1, Severity: severities[i%len(severities)]}
+		in.Files = append(in.Files, foundIn{Path: f.File, Candidates: []candidate{{Finding: f, Identity: "x"}}})
+	}
+	all := mergeByFingerprint("local", "repo_local_r", in)
+	if len(all) != events.MaxFindingsPerScan+500 {
+		t.Fatalf("%d findings, want all", len(all))
+	}
+	if !slices.IsSortedFunc(all, func(a, b events.Finding) int { return cmp.Compare(a.Severity.Rank(), b.Severity.Rank()) }) {
+		t.Error("the worst do not come first")
+	}
+	if last := all[events.MaxFindingsPerScan-1].Severity; last != events.SeverityInfo {
+		t.Errorf("the last that is kept is %s, want info: everything worse fits", last)
+	}
+}
+
+func TestGenericPiecesMissNothing(t *testing.T) {
+	t.Parallel()
+	d, err := newDetector()
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := rand.New(rand.NewPCG(1, 2))
+	value := func(n int) string {
+		const alphabet = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789"
+		b := make([]byte, n)
+		for i := range b {
+			b[i] = alphabet[r.IntN(len(alphabet))]
+		}
+		return string(b)
+	}
+	names := []string{"api_key", "PASSWORD", "client.secret", "token", "x-auth", "my_access", "creds", "plain"}
+	links := []string{" = ", ": ", "=", " => ", `":"`, "= '", " := \"", ",  ", "\n  = \n "}
+	ends := []string{"\n", "\"\n", "' ", ";", "\\n", "`"}
+	for range 300 {
+		var b strings.Builder
+		for range 1 + r.IntN(20) {
+			b.WriteString(strings.Repeat("word and more ", r.IntN(30)))
+			b.WriteString(names[r.IntN(len(names))] + links[r.IntN(len(links))] + value(8+r.IntN(60)) + ends[r.IntN(len(ends))])
+		}
+		content := []byte(b.String())
+		var whole, pieces []int
+		for _, m := range detectIn(t.Context(), d.generic, "a.txt", content, 0, len(content)) {
+			whole = append(whole, m.Off)
+		}
+		for from, to := range d.genericPieces(content) {
+			for _, m := range detectIn(t.Context(), d.generic, "a.txt", content, from, to) {
+				pieces = append(pieces, m.Off)
+			}
+		}
+		for _, off := range whole {
+			if bytes.ContainsAny(content[off:min(off+8, len(content))], "0123456789") && !slices.Contains(pieces, off) {
+				t.Fatalf("missed the value at %d of\n%s", off, content)
+			}
+		}
+	}
+}
+
+func TestAMaskTellsNothingButItsBeginning(t *testing.T) {
+	t.Parallel()
+	a, b := masker{key: []byte("a")}, masker{key: []byte("b")}
+	long := strings.Repeat("s3cr3t", 5)
+	if a.mask([]byte(long)) == b.mask([]byte(long)) {
+		t.Error("two keys give the same mask")
+	}
+	if a.mask([]byte("ab\r\ncd")) != a.mask([]byte("abcd")) {
+		t.Error("white space makes another mask")
+	}
+	for in, begin := range map[string]string{long: "s3cr[masked:", "short-one": "sh[masked:", "abc": "[masked:", "\x00\x1b[31m and more of it": "??[3[masked:"} {
+		if got := a.mask([]byte(in)); !strings.HasPrefix(got, begin) || !maskPattern.MatchString(got) {
+			t.Errorf("mask(%q) = %q, want it to begin with %q", in, got, begin)
+		}
+	}
+}
+
+func TestSnippetsOfLongLinesShowThePlace(t *testing.T) {
+	t.Parallel()
+	m := masker{key: []byte("k")}
+	secretWord := strings.Repeat("Zx9", 12)
+	content := []byte("first\n" + strings.Repeat("é;", 5000) + "key=" + secretWord + strings.Repeat(";é", 5000) + "\nlast\n")
+	off := bytes.Index(content, []byte(secretWord))
+	s := span{off, len(secretWord)}
+	got := m.snippet(content, indexLines(content), s, []span{s})
+	if !strings.Contains(got, "key=Zx9Z[masked:") || len(got) > maxSnippetLine+20 || strings.Contains(got, secretWord) {
+		t.Errorf("snippet = %q", got)
+	}
+}
+
+func TestAFileThatVanishedIsAGap(t *testing.T) {
+	t.Parallel()
+	r := runOn(t, map[string]string{"a.txt": "x", "b.txt": "y"})
+	if err := os.Remove(filepath.Join(r.job.Dir, "a.txt")); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := r.contentOf("a.txt"); err == nil {
+		t.Error("a vanished file was read")
+	}
+	if _, err := r.contentOf("../b.txt"); !errors.Is(err, errNotInTree) {
+		t.Errorf("a path outside = %v, want errNotInTree", err)
+	}
+}
+
+func TestAPanicOverAFileIsAGapAndNoMore(t *testing.T) {
+	t.Parallel()
+	r := runOn(t, map[string]string{"a": "1", "b": "2", "c": "3"})
+	var broken []string
+	worked := make([]bool, 3)
+	err := r.forEachFile(t.Context(), func(_ context.Context, i int, f file) error {
+		if f.path == "b" {
+			panic("parser defect")
+		}
+		worked[i] = true
+		return nil
+	}, func(f file) { broken = append(broken, f.path) })
+	if err != nil || !slices.Equal(broken, []string{"b"}) || !worked[0] || !worked[2] {
+		t.Errorf("err %v, broken %v, worked %v: want b broken and the others done", err, broken, worked)
+	}
+}
+
+func TestTheFeedFileIsBounded(t *testing.T) {
+	t.Parallel()
+	r := runOn(t, nil)
+	line := strings.Repeat("x", 1<<20)
+	for range 12 {
+		r.feed.write("scan_log", map[string]string{"message": line})
+	}
+	in, err := r.feed.reader()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var b bytes.Buffer
+	if _, err := b.ReadFrom(in); err != nil {
+		t.Fatal(err)
+	}
+	if b.Len() > maxFeedBytes+1000 || !strings.Contains(b.String(), "the log is full") {
+		t.Errorf("%d bytes, want at most %d and a last line that says so", b.Len(), maxFeedBytes)
+	}
+}
+
+func TestLineIndex(t *testing.T) {
+	t.Parallel()
+	for in, want := range map[string][]string{
+		"":        nil,
+		"a":       {"a"},
+		"a\n":     {"a"},
+		"\n":      {""},
+		"a\nb":    {"a", "b"},
+		"a\n\n\n": {"a", "", ""},
+	} {
+		l := indexLines([]byte(in))
+		var got []string
+		for i := range l {
+			from, to := l.bounds([]byte(in), i+1)
+			got = append(got, in[from:to])
+			if l.at(from) != i+1 || l.at(to) != i+1 {
+				t.Errorf("%q: line %d is at %d and %d", in, i+1, l.at(from), l.at(to))
+			}
+		}
+		if !slices.Equal(got, want) {
+			t.Errorf("lines of %q = %q, want %q", in, got, want)
+		}
+	}
+}
