@@ -20,10 +20,10 @@ type call struct {
 	trace  string // W3C traceparent, or empty
 	method string
 	path   string
-	route  string // the pattern that matched; for metrics
-	key    string // Idempotency-Key, or empty
-	match  string // If-Match, or empty
-	failed bool   // the handler answered with a failure
+	route  string    // the pattern that matched; for metrics
+	key    string    // Idempotency-Key, or empty
+	match  string    // If-Match, or empty
+	answer *recorder // what was answered so far
 
 	who        auth.Identity
 	role       events.Role // in project

@@ -50,6 +50,8 @@ type world struct {
 	logs   *lockedBuffer
 	stop   context.CancelFunc // of the server
 	done   chan error         // what Serve returned
+	// unfollow stops the read model.
+	unfollow context.CancelFunc
 	// admin, user and other are signed in: the debug admin and two who know nothing of each other.
 	admin, user, other *client
 }
@@ -68,11 +70,15 @@ type options struct {
 	limit   int // active scans a user
 	change  func(*Deps)
 	stalled bool // the read model does not follow the log
+	store   *eventstore.Store
 }
 
 func newWorld(t testing.TB, o options) *world {
 	t.Helper()
-	w := &world{t: t, store: natstest.Open(t), logs: &lockedBuffer{}, done: make(chan error, 1)}
+	w := &world{t: t, store: o.store, logs: &lockedBuffer{}, done: make(chan error, 1)}
+	if w.store == nil {
+		w.store = natstest.Open(t)
+	}
 	log := slog.New(slog.NewJSONHandler(w.logs, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	var err error
 	w.model, err = jsonfile.Open(t.TempDir())
@@ -106,6 +112,7 @@ func newWorld(t testing.TB, o options) *world {
 	var running sync.WaitGroup
 	running.Go(func() { w.done <- Serve(ctx, l, w.api, 5*time.Second) })
 	follow, unfollow := context.WithCancel(context.Background())
+	w.unfollow = unfollow
 	if !o.stalled {
 		running.Go(func() {
 			if err := w.runner.Run(follow); err != nil {

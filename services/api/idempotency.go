@@ -57,7 +57,7 @@ func (s *Server) remember(r *http.Request) (func(), error) {
 	}
 	// A crash from here on leaves the hash of a request that may not have been done: its retry has the same body and goes through.
 	return func() {
-		if !c.failed {
+		if c.answer.status < 400 {
 			return
 		}
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(r.Context()), time.Second)

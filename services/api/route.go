@@ -116,7 +116,6 @@ func on[I, O any](s *Server, a access, pattern string, status int, h func(contex
 		if err != nil {
 			f := explain(err)
 			s.note(ctx, f)
-			callOf(ctx).failed = true
 			return nil, f
 		}
 		return out, nil
@@ -240,6 +239,7 @@ func (s *Server) outermost(next http.Handler) http.Handler {
 		c := newCall(r)
 		r = r.WithContext(context.WithValue(r.Context(), callKey{}, c))
 		rec := &recorder{ResponseWriter: w}
+		c.answer = rec
 		rec.Header().Set("X-Request-Id", c.id)
 		rec.Header().Set("X-Content-Type-Options", "nosniff")
 		rec.Header().Set("Cache-Control", "no-store")
