@@ -9,7 +9,6 @@ import (
 	"log/slog"
 	"runtime"
 	"slices"
-	"sync"
 	"time"
 
 	"vega/events"
@@ -28,12 +27,10 @@ type Options struct {
 
 // Engine runs scans. It holds no state of any of them and is safe for concurrent use.
 type Engine struct {
-	opt       Options
-	masker    masker
-	model     string
-	missing   []string // variables that would turn the model stages on
-	stages    []stage
-	detectors func() (*detector, error) // compiled at the first scan: it takes 30 ms and some megabytes
+	opt     Options
+	masker  masker
+	missing []string // variables that would turn the model stages on
+	stages  []stage
 }
 
 // New checks the parts of cfg that the deterministic stages need. It fails when MaskSecret is empty.
@@ -50,12 +47,10 @@ func New(cfg Config, opt Options) (*Engine, error) {
 	opt.Concurrency = cmp.Or(opt.Concurrency, min(runtime.GOMAXPROCS(0), 4))
 	opt.MaxFileBytes = cmp.Or(opt.MaxFileBytes, 2<<20)
 	return &Engine{
-		opt:       opt,
-		masker:    masker{key: []byte(cfg.MaskSecret.Reveal())},
-		model:     cfg.Model,
-		missing:   slices.Clone(cfg.ModelAccess.Missing),
-		stages:    stageTable(),
-		detectors: sync.OnceValues(newDetector),
+		opt:     opt,
+		masker:  masker{key: []byte(cfg.MaskSecret.Reveal())},
+		missing: slices.Clone(cfg.ModelAccess.Missing),
+		stages:  stageTable(),
 	}, nil
 }
 
@@ -73,7 +68,7 @@ type Job struct {
 	Paths      []string              // files and folders to look at, slash-separated; empty means everything
 	WorkDir    string                // an empty folder for this attempt; the caller removes it
 	Profile    *events.ThreatProfile // nil: none was given
-	Model      string                // empty: the configured one
+	Model      string                // for stages that need a model; this build has none
 
 	// What earlier attempts recorded, in order.
 	Done     []events.StageCompleted

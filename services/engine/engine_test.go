@@ -377,10 +377,10 @@ func TestHostileTreesAreSurvived(t *testing.T) {
 		"requirements.txt":              "-r ../../../../etc/passwd\n-r requirements.txt\n--index-url https://u:p@h/\nflask==1.0\n",
 		"package.json":                  `{"bin": {"a": 1}, "main": ["x"], "scripts": "no"}`,
 		"Dockerfile":                    "CMD ",
-		"one-line.js":                   strings.Repeat("key=\"a1b2c3d4e5\",", 60_000),
-		"base64.txt":                    word(5, 1<<20, "abcdefghijABCDEFGHIJ0123456789+/"),
+		"one-line.js":                   strings.Repeat("key=\"a1b2c3d4e5\",", 5_000),
+		"base64.txt":                    word(5, 1<<17, "abcdefghijABCDEFGHIJ0123456789+/"),
 		"quotes.txt":                    strings.Repeat("key = '\"`", 50_000),
-		"begin.pem":                     strings.Repeat("-----BEGIN RSA PRIVATE"+" KEY-----\n", 20_000),
+		"begin.pem":                     strings.Repeat("-----BEGIN RSA PRIVATE"+" KEY-----\n", 5_000),
 		strings.Repeat("d/", 300) + "f": "deep",
 	})
 	for link, target := range map[string]string{"link.env": secretFile, "loop": ".", "up": "..", "dangling": "nowhere"} {

@@ -150,7 +150,7 @@ func (r *run) inventory(ctx context.Context) (result, error) {
 
 // maskDetails masks credentials in the command lines that entry points quote.
 func (r *run) maskDetails(ctx context.Context, entries []entryPoint) error {
-	d, err := r.detectors()
+	d, err := theDetector()
 	if err != nil {
 		return err
 	}

@@ -57,7 +57,7 @@ const (
 
 // secrets looks for committed credentials in every text file. What it lets go of is masked.
 func (r *run) secrets(ctx context.Context) (result, error) {
-	d, err := r.detectors()
+	d, err := theDetector()
 	if err != nil {
 		return result{}, err
 	}
