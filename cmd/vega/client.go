@@ -3,6 +3,7 @@ package main
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -127,8 +128,8 @@ func (c *client) follow(ctx context.Context, scan string, f func(liveEvent)) err
 		if ended || ctx.Err() != nil {
 			return ctx.Err()
 		}
-		if refused, ok := errors.AsType[*apiError](err); (ok && refused.Status < 500) || tries >= 10 {
-			return err
+		if refused, ok := errors.AsType[*apiError](err); (ok && refused.Status < 500) || tries >= 5 {
+			return cmp.Or(err, error(io.ErrUnexpectedEOF))
 		}
 		pause := time.NewTimer(time.Duration(tries+1) * 200 * time.Millisecond)
 		select {

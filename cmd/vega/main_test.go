@@ -13,13 +13,14 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
 )
 
 // The tests run this test binary as vega itself: asVega in the environment makes it one.
-const asVega = "VEGA_TEST_RUN_MAIN"
+const asVega = "TEST_RUN_AS_VEGA"
 
 func TestMain(m *testing.M) {
 	if len(os.Args) > 1 && os.Getenv(asVega) == "" && !strings.HasPrefix(os.Args[1], "-test.") {
@@ -266,6 +267,23 @@ func TestScanKeepsTriageAndTalksToTheHolderOfItsFolder(t *testing.T) {
 	if _, stderr, code := vega(t, home, []string{data}, "scan", src, "-q"); code != exitOK {
 		t.Errorf("exit code %d after everything was dismissed: %s", code, stderr)
 	}
+}
+
+func TestScansOfSeveralTerminalsShareOneFolder(t *testing.T) {
+	t.Parallel()
+	home := t.TempDir()
+	var terminals sync.WaitGroup
+	for i := range 4 {
+		files := leaky()
+		files["which.txt"] = strings.Repeat(fmt.Sprintln("terminal", i), 1000*(i+1))
+		src := tree(t, files)
+		terminals.Go(func() {
+			if _, stderr, code := vega(t, home, nil, "scan", src); code != exitFindings {
+				t.Errorf("terminal %d: exit code %d: %s", i, code, stderr)
+			}
+		})
+	}
+	terminals.Wait()
 }
 
 func TestASecondProcessOnADataFolderIsRefused(t *testing.T) {

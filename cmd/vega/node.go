@@ -136,6 +136,7 @@ const apiGrace = 5 * time.Second
 // everything has stopped and closed.
 func (n *node) run(ctx context.Context, l net.Listener, ready func()) (err error) {
 	defer func() { err = errors.Join(err, n.close()) }()
+	defer l.Close() // Serve closes it too; this is for what fails before
 	// Each stage of the shutdown has a context of its own, ended in order: the API first, then the worker, then what they both need.
 	base, stopBase := context.WithCancelCause(context.WithoutCancel(ctx))
 	defer stopBase(nil)

@@ -7,6 +7,7 @@ import (
 	"os"
 	"runtime"
 	"runtime/debug"
+	"time"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
@@ -114,7 +115,12 @@ func warn(w io.Writer, cfg config.Config) {
 
 // newLogger writes to w: text for people at a terminal, JSON for machines, unless the configuration says which.
 func newLogger(cfg config.Config, w io.Writer) *slog.Logger {
-	opt := &slog.HandlerOptions{Level: cfg.LogLevel}
+	opt := &slog.HandlerOptions{Level: cfg.LogLevel, ReplaceAttr: func(_ []string, a slog.Attr) slog.Attr {
+		if a.Value.Kind() == slog.KindDuration { // "1.5s" for people and machines alike
+			a.Value = slog.StringValue(a.Value.Duration().Round(time.Microsecond).String())
+		}
+		return a
+	}}
 	format := cfg.LogFormat
 	if format == "" {
 		format = config.FormatJSON

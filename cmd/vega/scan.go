@@ -119,30 +119,46 @@ func runScan(ctx context.Context, f scanFlags, path string, stdout, stderr io.Wr
 	} else if !info.IsDir() {
 		return fmt.Errorf("%s is not a folder", path)
 	}
-	server, err := connectServer(ctx, f, stderr)
-	if err != nil {
-		return err
-	}
 	p := newProgress(stderr, f.quiet)
-	code, err := scanOn(ctx, server, f, dir, p, stdout)
-	p.done()
-	if cerr := server.close(); err == nil && cerr != nil {
-		err = cerr
+	defer p.done()
+	j := &job{dir: dir, flags: f}
+	for {
+		server, err := connectServer(ctx, f, stderr)
+		if err != nil {
+			return err
+		}
+		code, err := j.run(ctx, server, p, stdout)
+		p.done()
+		err = errors.Join(err, server.close())
+		if err != nil && server.borrowed && ctx.Err() == nil && isGone(err) {
+			// The process that held the folder has ended. What was done is in the folder; go on from there.
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		if code != exitOK {
+			return exitCode(code)
+		}
+		return nil
 	}
-	if err != nil {
-		return err
+}
+
+// isGone says that the server is stopping, or that nobody answers at its address any more.
+func isGone(err error) bool {
+	if refused, ok := errors.AsType[*apiError](err); ok {
+		return refused.Status == http.StatusServiceUnavailable || refused.Code == "upload_interrupted"
 	}
-	if code != exitOK {
-		return exitCode(code)
-	}
-	return nil
+	_, network := errors.AsType[*net.OpError](err)
+	return network || errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF)
 }
 
 // server is where a scan runs: in this process, in the process that holds the data folder, or elsewhere.
 type server struct {
 	*client
-	exclude []string // folders that are never packed
-	close   func() error
+	exclude  []string // folders that are never packed
+	borrowed bool     // another process's, which may end before we do
+	close    func() error
 }
 
 func connectServer(ctx context.Context, f scanFlags, stderr io.Writer) (*server, error) {
@@ -170,12 +186,28 @@ func connectServer(ctx context.Context, f scanFlags, stderr io.Writer) (*server,
 	}
 	cfg.LogLevel = max(cfg.LogLevel, slog.LevelWarn)
 	n, err := openNode(ctx, cfg, newLogger(cfg, stderr))
-	if held, ok := errors.AsType[*lockedError](err); ok && held.holder.URL != "" {
+	waiting := false
+	for held, ok := errors.AsType[*lockedError](err); ok; held, ok = errors.AsType[*lockedError](err) {
 		c := newClient(held.holder.URL+cfg.API.Prefix, "")
-		if err := c.login(ctx, cfg.Auth.DebugEmail, cfg.Auth.DebugPassword.Reveal()); err != nil {
-			return nil, fmt.Errorf("process %d holds %s: %w", held.holder.PID, cfg.DataDir, err)
+		lerr := c.login(ctx, cfg.Auth.DebugEmail, cfg.Auth.DebugPassword.Reveal())
+		if lerr == nil {
+			return &server{client: c, exclude: []string{data}, borrowed: true, close: func() error { return nil }}, nil
 		}
-		return &server{client: c, exclude: []string{data}, close: func() error { return nil }}, nil
+		if refused, is := errors.AsType[*apiError](lerr); is && refused.Status < 500 {
+			return nil, fmt.Errorf("process %d holds %s: %w", held.holder.PID, cfg.DataDir, lerr)
+		}
+		if !waiting {
+			waiting = true
+			fmt.Fprintf(stderr, "waiting for process %d, which holds %s\n", held.holder.PID, cfg.DataDir)
+		}
+		pause := time.NewTimer(100 * time.Millisecond)
+		select {
+		case <-pause.C:
+		case <-ctx.Done():
+			pause.Stop()
+			return nil, ctx.Err()
+		}
+		n, err = openNode(ctx, cfg, newLogger(cfg, stderr))
 	}
 	if err != nil {
 		return nil, err
@@ -230,32 +262,47 @@ func useStateFolder(cfg *config.Config) error {
 	return nil
 }
 
-// scanOn does the whole job on a server and returns the exit code.
-func scanOn(ctx context.Context, s *server, f scanFlags, dir string, p *progress, stdout io.Writer) (int, error) {
-	repo, err := repositoryFor(ctx, s, f, dir)
-	if err != nil {
-		return 0, err
+// job is one run of the command. What is done already is not done again on another server of the same folder.
+type job struct {
+	dir      string
+	flags    scanFlags
+	repo     string
+	snapshot string
+	scan     string
+}
+
+// run does what is left of the job on a server and returns the exit code.
+func (j *job) run(ctx context.Context, s *server, p *progress, stdout io.Writer) (int, error) {
+	var err error
+	if j.repo == "" {
+		if j.repo, err = repositoryFor(ctx, s, j.flags, j.dir); err != nil {
+			return 0, err
+		}
 	}
-	snapshot, err := upload(ctx, s, repo, dir, p)
-	if err != nil {
-		return 0, err
+	if j.snapshot == "" {
+		if j.snapshot, err = upload(ctx, s, j.repo, j.dir, p); err != nil {
+			return 0, err
+		}
 	}
 	var v scanView
-	req := map[string]any{"snapshot_id": snapshot, "priority": f.priority}
-	if f.model != "" {
-		req["model"] = f.model
+	if j.scan == "" {
+		req := map[string]any{"snapshot_id": j.snapshot, "priority": j.flags.priority}
+		if j.flags.model != "" {
+			req["model"] = j.flags.model
+		}
+		if err := s.call(ctx, http.MethodPost, "/repositories/"+j.repo+"/scans", "", req, &v); err != nil {
+			return 0, fmt.Errorf("start the scan: %w", err)
+		}
+		j.scan = v.ID
+		p.say("scan %s", j.scan)
 	}
-	if err := s.call(ctx, http.MethodPost, "/repositories/"+repo+"/scans", "", req, &v); err != nil {
-		return 0, fmt.Errorf("start the scan: %w", err)
-	}
-	p.say("scan %s", v.ID)
-	if err := s.follow(ctx, v.ID, p.event); err != nil && ctx.Err() == nil {
+	if err := s.follow(ctx, j.scan, p.event); err != nil && ctx.Err() == nil {
 		return 0, fmt.Errorf("follow the scan: %w", err)
 	}
 	if ctx.Err() != nil {
-		return 0, cancelScan(context.WithoutCancel(ctx), s, v.ID, p)
+		return 0, cancelScan(context.WithoutCancel(ctx), s, j.scan, p)
 	}
-	if err := s.call(ctx, http.MethodGet, "/scans/"+v.ID, "", nil, &v); err != nil {
+	if err := s.call(ctx, http.MethodGet, "/scans/"+j.scan, "", nil, &v); err != nil {
 		return 0, err
 	}
 	p.done()
@@ -265,19 +312,19 @@ func scanOn(ctx context.Context, s *server, f scanFlags, dir string, p *progress
 		}
 		return 0, fmt.Errorf("the scan was %s", v.Status)
 	}
-	findings, err := allFindings(ctx, s, v.ID)
+	findings, err := allFindings(ctx, s, j.scan)
 	if err != nil {
 		return 0, err
 	}
-	if f.sarif != "" {
-		if err := writeSARIF(ctx, s, v.ID, f.sarif); err != nil {
+	if j.flags.sarif != "" {
+		if err := writeSARIF(ctx, s, j.scan, j.flags.sarif); err != nil {
 			return 0, err
 		}
 	}
-	if err := show(stdout, f, v, findings); err != nil {
+	if err := show(stdout, j.flags, v, findings); err != nil {
 		return 0, err
 	}
-	return verdict(f, v.Coverage, findings), nil
+	return verdict(j.flags, v.Coverage, findings), nil
 }
 
 // repositoryFor finds or makes the repository of a folder: the same folder on the same server is always the same one.

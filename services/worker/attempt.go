@@ -13,6 +13,7 @@ import (
 	"vega/events"
 	"vega/events/eventstore"
 	"vega/services/engine"
+	"vega/services/files"
 	"vega/services/scan"
 )
 
@@ -61,8 +62,7 @@ func (a *attempt) run(ctx context.Context) {
 	if err != nil {
 		// What ended the work may be an event that this attempt has not seen itself.
 		if serr := a.refresh(end); serr != nil {
-			log.Warn("attempt given up: the event log is away", "err", serr)
-			return
+			err = serr
 		}
 	}
 	switch {
@@ -80,9 +80,9 @@ func (a *attempt) run(ctx context.Context) {
 	case errors.Is(err, errTimeout):
 		log.Warn("scan timed out", "elapsed", time.Since(start))
 		err = a.do(end, scan.Fail{Generation: a.generation, Code: "timed_out", Message: fmt.Sprintf("the attempt ran longer than %s", a.w.opt.Timeout)})
-	case errors.Is(err, eventstore.ErrUnavailable):
-		log.Warn("attempt given up: the event log is away", "err", err)
-		return // maintenance finds it; what was recorded is kept
+	case errors.Is(err, eventstore.ErrUnavailable), errors.Is(err, files.ErrFull):
+		log.Warn("attempt given up: there is nothing to write to", "err", err)
+		err = a.giveBack(ctx)
 	default:
 		log.Error("scan failed", "err", err)
 		code, message := describe(err)
@@ -93,6 +93,30 @@ func (a *attempt) run(ctx context.Context) {
 	}
 	if err != nil && !errors.Is(err, scan.ErrSuperseded) {
 		log.Error("end of scan not recorded", "err", err)
+	}
+}
+
+// giveBackEvery is the pause before a scan is given back that had no log or no room to write to: whoever takes it next needs both.
+const giveBackEvery = 5 * time.Second
+
+// giveBack releases the scan as soon as the log takes it, keeping the slot until then: without a log there is nothing else to do. When the process
+// dies first, the next one finds the scan claimed by a worker that is no more.
+func (a *attempt) giveBack(ctx context.Context) error {
+	for {
+		pause := time.NewTimer(giveBackEvery)
+		select {
+		case <-pause.C:
+		case <-ctx.Done():
+			pause.Stop()
+			return context.Cause(ctx)
+		}
+		err := a.refresh(ctx)
+		if err == nil {
+			err = a.do(ctx, scan.Release{Generation: a.generation, Reason: "the worker could not write"})
+		}
+		if !errors.Is(err, eventstore.ErrUnavailable) {
+			return err
+		}
 	}
 }
 
