@@ -71,6 +71,8 @@ type options struct {
 	change  func(*Deps)
 	stalled bool // the read model does not follow the log
 	store   *eventstore.Store
+	spool   string
+	grace   time.Duration // of the server's stop
 }
 
 func newWorld(t testing.TB, o options) *world {
@@ -80,6 +82,9 @@ func newWorld(t testing.TB, o options) *world {
 		w.store = natstest.Open(t)
 	}
 	log := slog.New(slog.NewJSONHandler(w.logs, &slog.HandlerOptions{Level: slog.LevelDebug}))
+	if o.spool == "" {
+		o.spool = t.TempDir()
+	}
 	var err error
 	w.model, err = jsonfile.Open(t.TempDir())
 	must(t, err)
@@ -87,7 +92,7 @@ func newWorld(t testing.TB, o options) *world {
 	must(t, err)
 	w.files, err = files.Open(t.TempDir())
 	must(t, err)
-	in, err := intake.Open(intake.Config{MaxSourceBytes: 1 << 20, MaxEntries: 100, MaxUncompressedBytes: 4 << 20, MaxRatio: 200, Timeout: time.Minute, Slots: 2}, t.TempDir(), log)
+	in, err := intake.Open(intake.Config{MaxSourceBytes: 1 << 20, MaxEntries: 100, MaxUncompressedBytes: 4 << 20, MaxRatio: 200, Timeout: time.Minute, Slots: 2}, o.spool, log)
 	must(t, err)
 	who, err := auth.NewCustom(t.Context(), w.store, auth.CustomOptions{Secret: secret.New("a signing secret"), Accounts: testAccounts})
 	must(t, err)
@@ -110,7 +115,7 @@ func newWorld(t testing.TB, o options) *world {
 	ctx, cancel := context.WithCancel(context.Background())
 	w.stop = cancel
 	var running sync.WaitGroup
-	running.Go(func() { w.done <- Serve(ctx, l, w.api, 5*time.Second) })
+	running.Go(func() { w.done <- Serve(ctx, l, w.api, cmp.Or(o.grace, 5*time.Second)) })
 	follow, unfollow := context.WithCancel(context.Background())
 	w.unfollow = unfollow
 	if !o.stalled {

@@ -131,9 +131,15 @@ func (s *Server) deleteRepository(ctx context.Context, _ *nothing) (*gone, error
 // removeSnapshots removes the objects of a deleted repository's snapshots, unless another repository has the same tree or the read model cannot
 // tell yet. What it leaves is only disk space.
 func (s *Server) removeSnapshots(ctx context.Context, id events.RepositoryID, deleted events.Seq) {
-	s.objects.Lock() // an upload of the same tree is either known to the model by now, or stores its objects anew after this
+	s.objects.Lock() // an upload of the same tree in this process is either in the log by now, or stores its objects anew after this
 	defer s.objects.Unlock()
-	if s.Runner.At() < deleted {
+	info, err := s.Store.Info(ctx)
+	if err != nil {
+		return
+	}
+	wait, cancel := context.WithTimeout(ctx, settleTime)
+	defer cancel()
+	if s.Runner.WaitFor(wait, max(info.Last, deleted)) != nil {
 		return
 	}
 	for page := (projections.Page{Limit: projections.MaxLimit}); ; {
