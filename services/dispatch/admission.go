@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"hash/fnv"
+	"strconv"
 	"sync"
 	"time"
 
@@ -41,8 +42,21 @@ func (a *Admission) Create(ctx context.Context, meta events.Meta, id events.Scan
 		return scan.Scan{}, nil, err
 	}
 	// A crash here leaves an id in the slots without a scan; after reservationLife it is abandoned by whoever needs the place.
-	return eventstore.Do(ctx, a.store, events.ScanOf(a.store.Region(), id), meta, func(s scan.Scan, _ events.Head) ([]events.Event, error) {
-		return scan.Decide(s, scan.Queue{Request: req})
+	agg, queue := events.ScanOf(a.store.Region(), id), scan.Queue{Request: req}
+	evs, err := scan.Decide(scan.Scan{}, queue)
+	if err != nil {
+		return scan.Scan{}, nil, err
+	}
+	// An id is nearly always new: say so without asking first, and ask only when the log disagrees.
+	recorded, err := a.store.Append(ctx, agg, events.Head{}, meta, evs...)
+	if err == nil {
+		return scan.Scan{}.Evolve(recorded[0]), recorded, nil
+	}
+	if !errors.Is(err, eventstore.ErrConflict) {
+		return scan.Scan{}, nil, err
+	}
+	return eventstore.Do(ctx, a.store, agg, meta, func(s scan.Scan, _ events.Head) ([]events.Event, error) {
+		return scan.Decide(s, queue)
 	})
 }
 
@@ -77,7 +91,10 @@ func (a *Admission) take(ctx context.Context, meta events.Meta, id events.ScanID
 		if err != nil || len(evs) == 0 {
 			return err
 		}
-		if _, err = a.store.Append(ctx, slots, head, meta, evs...); !errors.Is(err, eventstore.ErrConflict) {
+		// Being in the set is what makes a retry harmless here, so each try is a command of its own: an id that was dropped may come back.
+		try := meta
+		try.Command = events.CommandIDFor(string(meta.Command), "slot", strconv.FormatUint(uint64(head.Seq), 10))
+		if _, err = a.store.Append(ctx, slots, head, try, evs...); !errors.Is(err, eventstore.ErrConflict) {
 			return err
 		}
 	}
