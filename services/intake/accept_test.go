@@ -248,6 +248,10 @@ func TestOddWritersAreUnderstood(t *testing.T) {
 			rawZip{parts: []zipPart{{name: "META-INF/", deflate: true, descriptor: 16, extra: []byte{0xfe, 0xca, 0, 0}}, file("META-INF/MANIFEST.MF")}}.bytes(),
 			[]string{"META-INF/MANIFEST.MF"}, "",
 		},
+		"folder marked as deflated": {
+			rawZip{parts: []zipPart{{name: "d/", method: new(uint16(methodDeflate))}, file("d/a")}}.bytes(),
+			[]string{"d/a"}, "",
+		},
 		"zip with comments": {
 			rawZip{parts: []zipPart{{name: "a", content: five, comment: "of a"}}, comment: "4e54d51c0ffee4e54d51c0ffee4e54d51c0ffee0"}.bytes(),
 			[]string{"a"}, "",

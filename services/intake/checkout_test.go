@@ -3,6 +3,7 @@ package intake
 import (
 	"archive/tar"
 	"bytes"
+	"context"
 	"crypto/sha256"
 	"errors"
 	"flag"
@@ -10,6 +11,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -163,4 +165,50 @@ func reader(m Manifest) io.Reader {
 	var b bytes.Buffer
 	m.WriteTo(&b)
 	return &b
+}
+
+// TestASnapshotIsStoredOnce saves one tree from two archives.
+func TestASnapshotIsStoredOnce(t *testing.T) {
+	t.Parallel()
+	in := openIntake(t, testConfig())
+	stored := map[string][]byte{}
+	var order []string
+	var broken error
+	has := func(_ context.Context, key string) (bool, error) { return stored[key] != nil, nil }
+	put := func(_ context.Context, key string, r io.Reader) error {
+		order = append(order, key)
+		if broken != nil {
+			return broken
+		}
+		content, err := io.ReadAll(r)
+		stored[key] = content
+		return err
+	}
+	asZip, err := take(t, in, zipOf(zipPart{name: "b", content: []byte("2")}, zipPart{name: "a", content: []byte("1")}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	asTar, err := take(t, in, tarOf(tarPart{name: "./a", content: []byte("1")}, tarPart{name: "./b", content: []byte("2")}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	broken = errors.New("disk full")
+	if err := asZip.Save(t.Context(), has, put); !errors.Is(err, broken) {
+		t.Errorf("Save to a broken store = %v, want %v", err, broken)
+	}
+	broken, order = nil, nil
+	for _, s := range []*Snapshot{asZip, asTar, asZip} {
+		if err := s.Save(t.Context(), has, put); err != nil {
+			t.Fatal(err)
+		}
+	}
+	id := asZip.ID
+	if want := []string{PackKey(id), ManifestKey(id)}; asTar.ID != id || !slices.Equal(order, want) {
+		t.Errorf("ids %s and %s, stored %q; want one id and %q", id, asTar.ID, order, want)
+	}
+	dir := filepath.Join(t.TempDir(), "tree")
+	m, err := Checkout(t.Context(), id, bytes.NewReader(stored[ManifestKey(id)]), bytes.NewReader(stored[PackKey(id)]), dir)
+	if err != nil || len(m) != 2 {
+		t.Errorf("Checkout of what was stored: %d files, %v", len(m), err)
+	}
 }

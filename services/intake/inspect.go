@@ -238,10 +238,9 @@ type unzipper struct {
 	crc   hash.Hash32
 
 	// of the entry that is open
-	entry   *zipEntry
-	section *io.SectionReader
-	from    io.Reader
-	left    int64
+	entry *zipEntry
+	from  io.Reader
+	left  int64 // bytes of content
 }
 
 func newUnzipper(in io.ReaderAt) *unzipper {
@@ -253,10 +252,9 @@ func newUnzipper(in io.ReaderAt) *unzipper {
 // else it fails with a *Refusal.
 func (u *unzipper) open(e *zipEntry) (io.Reader, error) {
 	u.entry, u.left = e, e.size
-	u.section = io.NewSectionReader(u.in, e.data, e.packed)
 	u.crc.Reset()
-	u.buf.Reset(u.section)
-	if e.method == methodStore {
+	u.buf.Reset(io.NewSectionReader(u.in, e.data, e.packed))
+	if e.method == methodStore || e.packed == 0 && e.entryKind() == kindFolder { // some writers mark folders as deflated
 		u.from = u.buf
 		return u, nil
 	}
