@@ -7,6 +7,8 @@ import (
 	"strings"
 	"time"
 
+	"github.com/go-chi/chi/v5"
+
 	"vega/events"
 )
 
@@ -53,6 +55,7 @@ const behindPatience = 5 * time.Second
 func (s *Server) enter(r *http.Request, a access) error {
 	ctx := r.Context()
 	c := callOf(ctx)
+	c.route = chi.RouteContext(ctx).RoutePattern()
 	if err := c.readHeaders(r); err != nil {
 		return err
 	}

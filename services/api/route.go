@@ -257,9 +257,6 @@ func (s *Server) outermost(next http.Handler) http.Handler {
 					s.refuse(rec, r, fail(http.StatusInternalServerError, "internal", "something went wrong here; the log has more under this request's id"))
 				}
 			}
-			if p := chi.RouteContext(r.Context()); p != nil && p.RoutePattern() != "" {
-				c.route = p.RoutePattern()
-			}
 			s.metrics.observe(c, rec.status, s.Now().Sub(start))
 			s.log.Debug("request answered", "request_id", c.id, "method", c.method, "route", c.route, "status", rec.status, "elapsed", s.Now().Sub(start))
 		}()

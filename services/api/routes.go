@@ -1,7 +1,5 @@
 package api
 
-import "net/http"
-
 // register lists every route. The second argument is what the caller must be; for a path that names a thing it is a role in the thing's project,
 // and whoever has none gets the 404 of a thing that does not exist (door.go). Health routes exist at the root too.
 func (s *Server) register() {
@@ -62,7 +60,7 @@ func (s *Server) register() {
 	on(s, public, "GET /healthz", 200, s.getHealth, "", atRoot)
 	on(s, public, "GET /readyz", 200, s.getReady, "", atRoot)
 	raw(s, public, "GET /metrics", s.getMetrics, "", atRoot)
-	for path, h := range map[string]http.HandlerFunc{"/": s.getIndex, "/docs": s.getDocs, "/openapi.json": s.getOpenAPI} {
-		s.router.Get(path, h)
-	}
+	s.page("/", indexPage)
+	s.page("/docs", docsPage)
+	s.router.Get("/openapi.json", s.getOpenAPI)
 }
