@@ -167,6 +167,13 @@ var helpers = map[string]func(args []string){
 		}
 		in.Inspect(context.Background(), upload)
 	},
+	"spinning": func([]string) {
+		if err := confine(order{Limits: testConfig().limits(), Memory: childMemory, CPUSeconds: 1}); err != nil {
+			panic(err)
+		}
+		for {
+		}
+	},
 	"take-in": func(args []string) { takeIn(args[0], args[1]) },
 	"confined": func([]string) {
 		time.AfterFunc(time.Hour, func() {})
