@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"io/fs"
 	"path"
@@ -111,7 +112,7 @@ func (r *run) extract(ctx context.Context, e filesystem.Extractor, f file) (out 
 	defer func() {
 		if p := recover(); p != nil {
 			r.opt.Log.Error("dependency parser panicked", "scan_id", r.job.Scan, "stage", stageInventory, "err", fmt.Sprint(p))
-			out, err = nil, fmt.Errorf("parser panicked")
+			out, err = nil, errors.New("parser panicked")
 		}
 	}()
 	content, _, err := r.tree.head(f.path, maxLockFile)

@@ -3,7 +3,7 @@
 // A scan runs through one table of stages ([StageNames], stage.go), in order:
 //
 //	inventory     languages, manifests, entry points, dependencies              (inventory.go, entrypoints.go, dependencies.go)
-//	secrets       committed credentials                                         (secrets.go, detector.go, mask.go)
+//	secrets       committed credentials                                         (secrets.go, detector.go, plausible.go, mask.go)
 //	threat_model  what matters, where nobody said it                            needs a model
 //	plan          which components to audit                                     needs a model
 //	audit         one agent per component                                       needs a model

@@ -137,11 +137,11 @@ func (e *Engine) Run(ctx context.Context, job Job, rec Recorder) (Outcome, error
 		completed := events.StageCompleted{Attempt: job.Attempt, Stage: s.name, StartedAt: e.opt.Now().UTC().Round(0)}
 		r.begin(ctx, s)
 		res, err := r.perform(ctx, s)
-		if r.fatal != nil {
-			return Outcome{}, fmt.Errorf("%s: %w", s.name, r.fatal)
-		}
 		if ctx.Err() != nil {
 			return Outcome{}, context.Cause(ctx)
+		}
+		if r.fatal != nil {
+			return Outcome{}, fmt.Errorf("%s: %w", s.name, r.fatal)
 		}
 		if err != nil {
 			e.opt.Log.Warn("stage failed", "scan_id", job.Scan, "attempt", job.Attempt, "stage", s.name, "err", err)

@@ -247,3 +247,22 @@ func TestLineIndex(t *testing.T) {
 		}
 	}
 }
+
+// BenchmarkFind searches program text that speaks much of keys.
+func BenchmarkFind(b *testing.B) {
+	d, err := theDetector()
+	if err != nil {
+		b.Fatal(err)
+	}
+	source, err := os.ReadFile("secrets_test.go")
+	if err != nil {
+		b.Fatal(err)
+	}
+	content := bytes.Repeat(source, 20)
+	b.SetBytes(int64(len(content)))
+	for b.Loop() {
+		if _, more := d.find(b.Context(), "a.go", content); more {
+			b.Fatal("more than there are")
+		}
+	}
+}

@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -44,7 +45,7 @@ func (r *run) perform(ctx context.Context, s stage) (res result, err error) {
 		if p := recover(); p != nil {
 			r.opt.Log.Error("stage panicked", "scan_id", r.job.Scan, "attempt", r.job.Attempt, "stage", s.name,
 				"err", fmt.Sprint(p), "stack", string(debug.Stack()))
-			err = fmt.Errorf("the stage ran into a defect of its own")
+			err = errors.New("the stage ran into a defect of its own")
 		}
 	}()
 	return s.run(r, ctx)

@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"os"
 	"path"
+	"slices"
 	"strings"
 	"unicode"
 	"unicode/utf8"
@@ -152,10 +153,5 @@ var archiveSuffixes = []string{
 
 func isArchive(p string) bool {
 	ext := strings.ToLower(path.Ext(p))
-	for _, s := range archiveSuffixes {
-		if ext == s {
-			return true
-		}
-	}
-	return false
+	return slices.Contains(archiveSuffixes, ext)
 }
