@@ -46,6 +46,7 @@ type world struct {
 	runner *projections.Runner
 	files  files.Store
 	api    *Server
+	auth   *auth.Custom
 	url    string // with the prefix
 	logs   *lockedBuffer
 	stop   context.CancelFunc // of the server
@@ -72,7 +73,10 @@ type options struct {
 	stalled bool // the read model does not follow the log
 	store   *eventstore.Store
 	spool   string
-	grace   time.Duration // of the server's stop
+	quiet   bool // log what operators see, no more
+	// accounts are testAccounts and others.
+	accounts []auth.Account
+	grace    time.Duration // of the server's stop
 }
 
 func newWorld(t testing.TB, o options) *world {
@@ -81,7 +85,14 @@ func newWorld(t testing.TB, o options) *world {
 	if w.store == nil {
 		w.store = natstest.Open(t)
 	}
-	log := slog.New(slog.NewJSONHandler(w.logs, &slog.HandlerOptions{Level: slog.LevelDebug}))
+	level := slog.LevelDebug
+	if o.quiet {
+		level = slog.LevelInfo
+	}
+	log := slog.New(slog.NewJSONHandler(w.logs, &slog.HandlerOptions{Level: level}))
+	if o.accounts == nil {
+		o.accounts = testAccounts
+	}
 	if o.spool == "" {
 		o.spool = t.TempDir()
 	}
@@ -94,8 +105,9 @@ func newWorld(t testing.TB, o options) *world {
 	must(t, err)
 	in, err := intake.Open(intake.Config{MaxSourceBytes: 1 << 20, MaxEntries: 100, MaxUncompressedBytes: 4 << 20, MaxRatio: 200, Timeout: time.Minute, Slots: 2}, o.spool, log)
 	must(t, err)
-	who, err := auth.NewCustom(t.Context(), w.store, auth.CustomOptions{Secret: secret.New("a signing secret"), Accounts: testAccounts})
+	who, err := auth.NewCustom(t.Context(), w.store, auth.CustomOptions{Secret: secret.New("a signing secret"), Accounts: o.accounts})
 	must(t, err)
+	w.auth = who
 	d := Deps{
 		Config: Config{AppName: "Vega", Prefix: "/v1"}, Store: w.store, Model: w.model, Runner: w.runner, Admission: dispatch.NewAdmission(w.store, cmp.Or(o.limit, 4)),
 		Auth: who, Files: w.files, Intake: in, Stages: stageNames, MaxAttempts: 3, Log: log, Metrics: prometheus.NewRegistry(), Version: "test",

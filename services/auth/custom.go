@@ -57,6 +57,7 @@ type CustomOptions struct {
 // log honour each other's tokens.
 type Custom struct {
 	accounts []account
+	byID     map[events.UserID]account
 	key      []byte // of the access tokens
 	pepper   []byte // random: makes what is compared of equal length
 	sessions *sessions
@@ -91,7 +92,7 @@ func NewCustom(ctx context.Context, store *eventstore.Store, o CustomOptions) (*
 	if err != nil {
 		return nil, err
 	}
-	c := &Custom{key: key, pepper: make([]byte, 32), sessions: s, now: o.Now}
+	c := &Custom{key: key, pepper: make([]byte, 32), byID: map[events.UserID]account{}, sessions: s, now: o.Now}
 	if c.now == nil {
 		c.now = time.Now
 	}
@@ -101,9 +102,9 @@ func NewCustom(ctx context.Context, store *eventstore.Store, o CustomOptions) (*
 		if email == "" || a.Password.IsZero() {
 			return nil, fmt.Errorf("custom sign-in: account %d has no address or no password", i+1)
 		}
-		c.accounts = append(c.accounts, account{
-			id: UserID(email), email: a.Email, admin: a.Admin, emailMAC: c.mac(email), passMAC: c.mac(a.Password.Reveal()),
-		})
+		one := account{id: UserID(email), email: a.Email, admin: a.Admin, emailMAC: c.mac(email), passMAC: c.mac(a.Password.Reveal())}
+		c.accounts = append(c.accounts, one)
+		c.byID[one.id] = one
 	}
 	return c, nil
 }
@@ -139,7 +140,7 @@ func (c *Custom) Refresh(ctx context.Context, token string) (Tokens, error) {
 	if err != nil {
 		return Tokens{}, err
 	}
-	a, ok := c.account(user)
+	a, ok := c.byID[user]
 	if !ok {
 		return Tokens{}, ErrBadToken
 	}
@@ -173,7 +174,7 @@ func (c *Custom) Verify(ctx context.Context, bearer string) (Identity, error) {
 	if err != nil {
 		return Identity{}, ErrBadToken // what exactly was wrong helps nobody honest
 	}
-	a, ok := c.account(events.UserID(cl.Subject))
+	a, ok := c.byID[events.UserID(cl.Subject)]
 	if !ok || !c.sessions.lives(ctx, cl.Session, c.now()) {
 		return Identity{}, ErrBadToken
 	}
@@ -194,15 +195,6 @@ func (c *Custom) tokens(a account, refresh string) (Tokens, error) {
 		return Tokens{}, errors.New("sign access token")
 	}
 	return Tokens{Access: access, Refresh: refresh, ExpiresIn: AccessLife}, nil
-}
-
-func (c *Custom) account(id events.UserID) (account, bool) {
-	for _, a := range c.accounts {
-		if a.id == id {
-			return a, true
-		}
-	}
-	return account{}, false
 }
 
 func (c *Custom) mac(s string) []byte {
