@@ -11,6 +11,8 @@ import (
 
 // Tx is what Apply reads and writes: the rows as they will be after this transaction. Only the runner uses it, one at a time.
 type Tx interface {
+	// At is the checkpoint that the transaction begins at: what is at or below it is in the rows already.
+	At() events.Seq
 	Project(events.ProjectID) (Project, bool, error)
 	PutProject(Project) error
 	Repository(events.RepositoryID) (Repository, bool, error)
@@ -58,6 +60,8 @@ func applyProject(tx Tx, r events.Recorded) error {
 	}
 	if _, creates := r.Event.(events.ProjectCreated); !known && !creates {
 		return fmt.Errorf("%s of a project that was never created", r.Kind)
+	} else if known && creates {
+		return fmt.Errorf("%s of a project that exists", r.Kind)
 	}
 	switch e := r.Event.(type) {
 	case events.ProjectCreated:
@@ -86,6 +90,8 @@ func applyRepository(tx Tx, r events.Recorded) error {
 	}
 	if _, creates := r.Event.(events.RepositoryCreated); !known && !creates {
 		return fmt.Errorf("%s of a repository that was never created", r.Kind)
+	} else if known && creates {
+		return fmt.Errorf("%s of a repository that exists", r.Kind)
 	}
 	var snapshot *Snapshot
 	switch e := r.Event.(type) {

@@ -102,7 +102,12 @@ const (
 )
 
 // Size is the number of rows the page may hold.
-func (p Page) Size() int { return min(cmp.Or(p.Limit, DefaultLimit), MaxLimit) }
+func (p Page) Size() int {
+	if p.Limit <= 0 {
+		return DefaultLimit
+	}
+	return min(p.Limit, MaxLimit)
+}
 
 // SeqCursor and FindingCursor build cursors; a backend reads them back with ReadSeqCursor and ReadFindingCursor. An empty cursor
 // reads as false.

@@ -19,12 +19,16 @@ type Checkpoint struct {
 	Created time.Time  `json:"created"` // of the stream: one that was recreated is another one
 }
 
+// ErrMoved is returned by Model.Update when the model stands at or beyond the new checkpoint, and by a Draft that is not where it should be.
+var ErrMoved = errors.New("the read models stand elsewhere")
+
 // Model is a backend: rows and checkpoint that change together.
 type Model interface {
 	Reader
 	// Checkpoint is that of the last commit.
 	Checkpoint(context.Context) (Checkpoint, error)
-	// Update runs f in a transaction and commits its rows together with c, or nothing when f or the commit fails. One at a time.
+	// Update runs f in a transaction and commits its rows together with c, or nothing when f or the commit fails. It returns ErrMoved, and does
+	// nothing, unless c is beyond the checkpoint. One at a time.
 	Update(ctx context.Context, c Checkpoint, f func(Tx) error) error
 }
 
@@ -34,14 +38,17 @@ type Runner struct {
 	model Model
 	log   *slog.Logger
 
+	hold sync.Mutex // held for one transaction, and by a rebuild while the model must stand still
+
 	mu      sync.Mutex // guards what follows, never held over I/O
 	at      events.Seq
 	skipped int // events of newer releases
+	trouble error
 	moved   chan struct{}
 }
 
-// batchLimit is how many events one transaction takes at most.
-const batchLimit = 1000
+// batchLimit is how many events one transaction takes at most: the more, the fewer times a busy row is written.
+const batchLimit = 4096
 
 // NewRunner returns a runner that stands at the model's checkpoint. It refuses a model of another log: a stream that was recreated,
 // or one that ends before the checkpoint.
@@ -64,57 +71,112 @@ func NewRunner(ctx context.Context, store *eventstore.Store, model Model, log *s
 	return &Runner{store: store, model: model, log: log, at: c.Seq, moved: make(chan struct{})}, nil
 }
 
-// Run applies events until ctx ends (nil) or the log or the model fails for good.
+// Run applies events until ctx ends (nil) or the log fails for good. While the model does not take them it tries again, ever more slowly; Err says
+// so meanwhile.
 func (r *Runner) Run(ctx context.Context) error {
 	info, err := r.store.Info(ctx)
+	if ctx.Err() != nil {
+		return nil
+	}
 	if err != nil {
 		return err
 	}
 	for batch, err := range r.store.FollowBatches(ctx, r.At(), batchLimit) {
+		batch, bad, err := readable(batch, err)
 		if err != nil {
 			return fmt.Errorf("read models: %w", err)
 		}
-		if err := r.apply(ctx, info, batch); err != nil {
+		for pause := 10 * time.Millisecond; ; pause = min(2*pause, 5*time.Second) {
+			err := r.apply(ctx, info, batch, bad)
 			if ctx.Err() != nil {
 				return nil
 			}
-			return fmt.Errorf("read models: %w", err)
+			r.tell(err)
+			if err == nil {
+				break
+			}
+			select {
+			case <-time.After(pause):
+			case <-ctx.Done():
+				return nil
+			}
 		}
 	}
 	return nil
 }
 
-func (r *Runner) apply(ctx context.Context, info eventstore.LogInfo, batch []events.Recorded) error {
+// readable turns an event that cannot be decoded into one without contents, beside the reason.
+func readable(batch []events.Recorded, err error) ([]events.Recorded, *eventstore.UnreadableError, error) {
+	if u, ok := errors.AsType[*eventstore.UnreadableError](err); ok {
+		return []events.Recorded{u.Event}, u, nil
+	}
+	return batch, nil, err
+}
+
+// tell keeps the state of the model for Err, and logs when it changes.
+func (r *Runner) tell(err error) {
+	r.mu.Lock()
+	before := r.trouble
+	r.trouble = err
+	r.mu.Unlock()
+	switch {
+	case err != nil && before == nil:
+		r.log.Error("read models not written", "err", err)
+	case err == nil && before != nil:
+		r.log.Info("read models written again")
+	}
+}
+
+// apply brings one batch into the model. What the model has already, from a try whose outcome was not known or from another process, is left out.
+func (r *Runner) apply(ctx context.Context, info eventstore.LogInfo, batch []events.Recorded, bad *eventstore.UnreadableError) error {
+	r.hold.Lock()
+	defer r.hold.Unlock()
 	last := batch[len(batch)-1].Seq
 	skipped := 0
-	err := r.model.Update(ctx, Checkpoint{last, info.Name, info.Created}, func(tx Tx) error {
-		skipped = 0
-		for _, e := range batch {
-			if _, newer := e.Event.(events.Unknown); newer {
-				skipped++
-				continue
-			}
-			if err := applyOrPark(tx, e, r.log); err != nil {
-				return err
-			}
-		}
-		return nil
+	err := r.model.Update(ctx, Checkpoint{last, info.Name, info.Created}, func(tx Tx) (err error) {
+		skipped, err = applyBatch(tx, batch, bad, r.log)
+		return err
 	})
+	if errors.Is(err, ErrMoved) {
+		// All of it is in already. Not so when somebody exchanged the model under us for an older one.
+		var c Checkpoint
+		if c, err = r.model.Checkpoint(ctx); err == nil && c.Seq < last {
+			err = fmt.Errorf("%w: back at sequence %d", ErrMoved, c.Seq)
+		}
+	}
 	if err != nil {
 		return err
 	}
 	// A crash before this line but after the commit: the next start begins at the new checkpoint.
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.at = last
+	r.at = max(r.at, last)
 	r.skipped += skipped
 	close(r.moved)
 	r.moved = make(chan struct{})
 	return nil
 }
 
+// applyBatch folds events in order, leaves out those that are in already, and returns how many were those of newer releases. bad says why an event has no contents. An error is the
+// model's, not an event's.
+func applyBatch(tx Tx, batch []events.Recorded, bad *eventstore.UnreadableError, log *slog.Logger) (skipped int, err error) {
+	for _, e := range batch {
+		if e.Seq <= tx.At() {
+			continue
+		}
+		if _, newer := e.Event.(events.Unknown); newer {
+			skipped++
+			continue
+		}
+		if err := applyOrPark(tx, e, bad, log); err != nil {
+			return 0, err
+		}
+	}
+	return skipped, nil
+}
+
 // applyOrPark applies e; when it cannot be, its aggregate is parked and left alone from then on. An error is the model's, not the event's.
-func applyOrPark(tx Tx, e events.Recorded, log *slog.Logger) error {
+func applyOrPark(tx Tx, e events.Recorded, bad *eventstore.UnreadableError, log *slog.Logger) error {
 	name := e.Aggregate.String()
 	parked, is, err := tx.Parked(name)
 	if err != nil {
@@ -124,7 +186,11 @@ func applyOrPark(tx Tx, e events.Recorded, log *slog.Logger) error {
 		parked.Skipped++
 		return tx.PutParked(parked)
 	}
-	err = Apply(tx, e)
+	if e.Event == nil {
+		err = bad
+	} else {
+		err = Apply(tx, e)
+	}
 	if err == nil {
 		return nil
 	}
@@ -146,6 +212,13 @@ func (r *Runner) At() events.Seq {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return r.at
+}
+
+// Err is why the model does not take events at the moment, or nil.
+func (r *Runner) Err() error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.trouble
 }
 
 // Skipped counts the events of newer releases that were left out since the start.

@@ -204,15 +204,19 @@ func (s *Store) raw(ctx context.Context, last events.Seq) func(func(stored, erro
 		if last == 0 {
 			return
 		}
-		msgs, stop, err := s.consume(ctx, 0, 1024, nil)
+		in, stop, err := s.consume(ctx, 0, 1024, nil)
 		if err != nil {
 			yield(stored{}, err)
 			return
 		}
 		defer stop()
-		for seq := events.Seq(1); seq <= last; seq++ {
-			select {
-			case m := <-msgs:
+		var msgs []jetstream.Msg
+		for seq := events.Seq(1); seq <= last; {
+			if msgs, err = in.take(ctx, msgs, int(min(last-seq+1, 1024))); err != nil {
+				yield(stored{}, err)
+				return
+			}
+			for _, m := range msgs {
 				md, err := m.Metadata()
 				if err == nil && events.Seq(md.Sequence.Stream) != seq {
 					err = &GapError{seq - 1, events.Seq(md.Sequence.Stream)}
@@ -224,9 +228,7 @@ func (s *Store) raw(ctx context.Context, last events.Seq) func(func(stored, erro
 				if !yield(stored{seq, events.Message{Subject: m.Subject(), Header: fromHeader(m.Headers()), Body: m.Data()}}, nil) {
 					return
 				}
-			case <-ctx.Done():
-				yield(stored{}, ctx.Err())
-				return
+				seq++
 			}
 		}
 	}

@@ -49,7 +49,7 @@ func (s *Store) FollowFeed(ctx context.Context, id events.ScanID, after events.S
 		if after > 0 {
 			cfg.DeliverPolicy, cfg.OptStartSeq = jetstream.DeliverByStartSequencePolicy, uint64(after)+1
 		}
-		msgs, stop, err := s.consumeFrom(ctx, FeedName(s.region), cfg, 64)
+		in, stop, err := s.consumeFrom(ctx, FeedName(s.region), cfg, 64)
 		if err != nil {
 			if ctx.Err() == nil {
 				yield(FeedLine{}, err)
@@ -57,9 +57,15 @@ func (s *Store) FollowFeed(ctx context.Context, id events.ScanID, after events.S
 			return
 		}
 		defer stop()
+		var msgs []jetstream.Msg
 		for {
-			select {
-			case m := <-msgs:
+			if msgs, err = in.take(ctx, msgs, 64); err != nil {
+				if ctx.Err() == nil {
+					yield(FeedLine{}, err)
+				}
+				return
+			}
+			for _, m := range msgs {
 				l, err := decodeFeed(m)
 				if err != nil {
 					continue // not one of ours; a feed line is never worth a broken stream
@@ -67,8 +73,6 @@ func (s *Store) FollowFeed(ctx context.Context, id events.ScanID, after events.S
 				if !yield(l, nil) {
 					return
 				}
-			case <-ctx.Done():
-				return
 			}
 		}
 	}

@@ -2,10 +2,13 @@ package eventstore
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"iter"
+	"sync"
 	"time"
 
+	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
 	"vega/events"
@@ -18,15 +21,28 @@ func (e *GapError) Error() string {
 	return fmt.Sprintf("the event log has no readable event between sequences %d and %d", e.After, e.Next)
 }
 
+// UnreadableError is an event that this build cannot decode: its contents do not have the shape that its type promises. Event holds what could
+// be read of its envelope: the aggregate, the sequence and, where there is one, the kind. Followers go on after it.
+type UnreadableError struct {
+	Event events.Recorded
+	Err   error
+}
+
+func (e *UnreadableError) Error() string { return e.Err.Error() }
+func (e *UnreadableError) Unwrap() error { return e.Err }
+
 // Follow yields the events after a sequence: first those that are there, then each new one as it is stored. It ends when ctx does
-// (without an error) or with an error that is yielded last. With no filter it yields every event of the region and notices a gap;
-// filters are those of package events. It survives reconnects by itself. What it yields may be a fact of a newer release (events.Unknown).
+// (without an error) or with an error that is yielded last; only an *UnreadableError is not the last. With no filter it yields every event of
+// the region and notices a gap; filters are those of package events. It survives reconnects by itself. What it yields may be a fact of a newer release
+// (events.Unknown).
 func (s *Store) Follow(ctx context.Context, after events.Seq, filters ...string) iter.Seq2[events.Recorded, error] {
 	return func(yield func(events.Recorded, error) bool) {
-		for batch, err := range s.FollowBatches(ctx, after, 1, filters...) {
+		for batch, err := range s.FollowBatches(ctx, after, 64, filters...) {
 			if err != nil {
-				yield(events.Recorded{}, err)
-				return
+				if !yield(events.Recorded{}, err) {
+					return
+				}
+				continue
 			}
 			for _, r := range batch {
 				if !yield(r, nil) {
@@ -38,63 +54,181 @@ func (s *Store) Follow(ctx context.Context, after events.Seq, filters ...string)
 }
 
 // FollowBatches is Follow for consumers that commit in groups: each batch is what has arrived, 1 to limit events. The slice is
-// only valid until the next one.
+// only valid until the next one. The next batch is fetched and decoded while the caller is busy with this one.
 func (s *Store) FollowBatches(ctx context.Context, after events.Seq, limit int, filters ...string) iter.Seq2[[]events.Recorded, error] {
 	return func(yield func([]events.Recorded, error) bool) {
-		msgs, stop, err := s.consume(ctx, after, limit, filters)
+		ctx, cancel := context.WithCancel(ctx)
+		in, stop, err := s.consume(ctx, after, limit, filters)
 		if err != nil {
+			cancel()
 			if ctx.Err() == nil {
 				yield(nil, err)
 			}
 			return
 		}
-		defer stop()
-		last := after
-		batch := make([]events.Recorded, 0, limit)
-		for {
-			batch = batch[:0]
-			select {
-			case m := <-msgs:
-				for {
-					r, err := decodeMsg(m)
-					if err == nil && len(filters) == 0 && r.Seq != last+1 {
-						err = &GapError{last, r.Seq}
-					}
-					if err != nil {
-						if len(batch) > 0 && !yield(batch, nil) {
-							return
-						}
-						yield(nil, err)
-						return
-					}
-					last = r.Seq
-					batch = append(batch, r)
-					if len(batch) == limit {
-						break
-					}
-					more := false
-					select {
-					case m = <-msgs:
-						more = true
-					default:
-					}
-					if !more {
-						break
-					}
+		type decoded struct {
+			batch []events.Recorded
+			err   error
+		}
+		ready, free := make(chan decoded), make(chan []events.Recorded, 2) // the decoder owns ready, the loop below gives batches back
+		free <- nil
+		free <- nil
+		var decoder sync.WaitGroup
+		decoder.Go(func() {
+			defer close(ready)
+			put := func(d decoded) bool {
+				select {
+				case ready <- d:
+					return true
+				case <-ctx.Done():
+					return false
 				}
-				if !yield(batch, nil) {
+			}
+			var msgs []jetstream.Msg
+			last := after
+			for {
+				var batch []events.Recorded
+				select {
+				case batch = <-free:
+				case <-ctx.Done():
 					return
 				}
-			case <-ctx.Done():
+				if msgs, err = in.take(ctx, msgs, limit); err != nil {
+					if ctx.Err() == nil {
+						put(decoded{err: err})
+					}
+					return
+				}
+				batch = batch[:0]
+				for i, m := range msgs {
+					r, err := decodeMsg(m)
+					_, goOn := errors.AsType[*UnreadableError](err)
+					if (err == nil || goOn) && len(filters) == 0 && r.Seq != last+1 {
+						err, goOn = &GapError{last, r.Seq}, false
+					}
+					last = r.Seq
+					if err == nil {
+						batch = append(batch, r)
+						continue
+					}
+					if len(batch) > 0 {
+						if !put(decoded{batch: batch}) {
+							return
+						}
+						batch = make([]events.Recorded, 0, len(msgs)-i)
+					}
+					if !put(decoded{err: err}) || !goOn {
+						return
+					}
+				}
+				if len(batch) == 0 {
+					giveBack(free, batch)
+				} else if !put(decoded{batch: batch}) {
+					return
+				}
+			}
+		})
+		defer decoder.Wait()
+		defer cancel()
+		defer stop()
+		for d := range ready {
+			if !yield(d.batch, d.err) {
 				return
+			}
+			if d.batch != nil {
+				giveBack(free, d.batch)
 			}
 		}
 	}
 }
 
-// consume starts an ordered consumer that fills the returned channel. The channel is never closed: its reader ends with ctx or
-// by calling stop.
-func (s *Store) consume(ctx context.Context, after events.Seq, limit int, filters []string) (<-chan jetstream.Msg, func(), error) {
+// giveBack drops what does not fit: one more was made for the rest of a batch that had an unreadable event.
+func giveBack(free chan<- []events.Recorded, batch []events.Recorded) {
+	select {
+	case free <- batch:
+	default:
+	}
+}
+
+// inbox holds the messages that have arrived and were not taken: at most maxWaiting, and about maxWaitingBytes.
+type inbox struct {
+	mu    sync.Mutex // guards what follows, never held while waiting
+	msgs  []jetstream.Msg
+	bytes int
+
+	some   chan struct{}   // buffered 1: messages have arrived
+	room   chan struct{}   // buffered 1: messages were taken
+	done   chan struct{}   // closed by the reader: nobody takes any more
+	closed <-chan struct{} // closed by the client: nothing arrives any more
+}
+
+const (
+	maxWaiting      = 8192
+	maxWaitingBytes = 16 << 20
+)
+
+func newInbox() *inbox {
+	return &inbox{some: make(chan struct{}, 1), room: make(chan struct{}, 1), done: make(chan struct{})}
+}
+
+// put adds a message and waits while there are too many. It is called by one goroutine.
+func (in *inbox) put(m jetstream.Msg) {
+	in.mu.Lock()
+	in.msgs = append(in.msgs, m)
+	in.bytes += len(m.Data())
+	full := in.full()
+	in.mu.Unlock()
+	signal(in.some)
+	for full {
+		select {
+		case <-in.room:
+		case <-in.done:
+			return
+		}
+		in.mu.Lock()
+		full = in.full()
+		in.mu.Unlock()
+	}
+}
+
+func (in *inbox) full() bool { return len(in.msgs) >= maxWaiting || in.bytes >= maxWaitingBytes }
+
+// take waits for messages and moves up to limit of them into buf. It is called by one goroutine.
+func (in *inbox) take(ctx context.Context, buf []jetstream.Msg, limit int) ([]jetstream.Msg, error) {
+	for {
+		in.mu.Lock()
+		if n := min(len(in.msgs), limit); n > 0 {
+			buf = append(buf[:0], in.msgs[:n]...)
+			rest := copy(in.msgs, in.msgs[n:])
+			clear(in.msgs[rest:])
+			in.msgs = in.msgs[:rest]
+			for _, m := range buf {
+				in.bytes -= len(m.Data())
+			}
+			in.mu.Unlock()
+			signal(in.room)
+			return buf, nil
+		}
+		in.mu.Unlock()
+		select {
+		case <-in.some:
+		case <-in.closed:
+			return nil, fmt.Errorf("%w: the connection was closed", ErrUnavailable)
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	}
+}
+
+func signal(c chan struct{}) {
+	select {
+	case c <- struct{}{}:
+	default:
+	}
+}
+
+// consume starts an ordered consumer that fills the returned inbox until stop is called.
+func (s *Store) consume(ctx context.Context, after events.Seq, limit int, filters []string) (*inbox, func(), error) {
 	cfg := jetstream.OrderedConsumerConfig{FilterSubjects: filters, DeliverPolicy: jetstream.DeliverByStartSequencePolicy, OptStartSeq: uint64(after) + 1, InactiveThreshold: 30 * time.Second}
 	if after == 0 {
 		cfg.DeliverPolicy, cfg.OptStartSeq = jetstream.DeliverAllPolicy, 0
@@ -102,27 +236,21 @@ func (s *Store) consume(ctx context.Context, after events.Seq, limit int, filter
 	return s.consumeFrom(ctx, s.stream, cfg, limit)
 }
 
-func (s *Store) consumeFrom(ctx context.Context, stream string, cfg jetstream.OrderedConsumerConfig, limit int) (<-chan jetstream.Msg, func(), error) {
+func (s *Store) consumeFrom(ctx context.Context, stream string, cfg jetstream.OrderedConsumerConfig, limit int) (*inbox, func(), error) {
 	pause := newBackoff()
 	for deadline := time.Now().Add(s.patience); ; {
 		cons, err := s.js.OrderedConsumer(ctx, stream, cfg)
 		if err == nil {
-			msgs := make(chan jetstream.Msg, max(limit, 64))
-			done := make(chan struct{})
-			cc, err := cons.Consume(func(m jetstream.Msg) {
-				select {
-				case msgs <- m:
-				case <-done:
-				case <-ctx.Done():
-				}
-			}, jetstream.PullMaxMessages(min(max(limit, 64), 4096)))
-			if err == nil {
+			in := newInbox()
+			var cc jetstream.ConsumeContext
+			if cc, err = cons.Consume(in.put, jetstream.PullMaxMessagesWithBytesLimit(min(max(limit, 64), maxWaiting/2), maxWaitingBytes)); err == nil {
+				in.closed = cc.Closed()
 				stop := func() {
-					close(done)
+					close(in.done)
 					cc.Stop()
-					<-cc.Closed()
+					<-in.closed
 				}
-				return msgs, stop, nil
+				return in, stop, nil
 			}
 		}
 		if ctx.Err() != nil {
@@ -142,7 +270,23 @@ func decodeMsg(m jetstream.Msg) (events.Recorded, error) {
 	if err != nil {
 		return events.Recorded{}, fmt.Errorf("follow: %w", err)
 	}
-	return events.Decode(events.Message{Subject: m.Subject(), Header: fromHeader(m.Headers()), Body: m.Data()}, events.Seq(md.Sequence.Stream))
+	r, err := events.Decode(events.Message{Subject: m.Subject(), Header: fromHeader(m.Headers()), Body: m.Data()}, events.Seq(md.Sequence.Stream))
+	if err != nil {
+		r.Seq, r.Kind = events.Seq(md.Sequence.Stream), events.Kind(firstOf(m.Headers(), "ce-type"))
+		var bad error
+		if r.Aggregate, _, bad = events.ParseSubject(m.Subject()); bad != nil {
+			r.Aggregate = events.Aggregate{Region: events.Region(""), Kind: "unknown", ID: m.Subject()}
+		}
+		return r, &UnreadableError{r, err}
+	}
+	return r, nil
+}
+
+func firstOf(h nats.Header, name string) string {
+	if v := h[name]; len(v) > 0 {
+		return v[0]
+	}
+	return ""
 }
 
 // LogInfo tells one stream from another of the same name, and where it stands.

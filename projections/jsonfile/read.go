@@ -12,42 +12,42 @@ import (
 
 // Project returns one project, deleted or not, or ErrNotFound.
 func (m *Model) Project(_ context.Context, id events.ProjectID) (projections.Project, error) {
-	return one(m, m.rows.projects, string(id))
+	return one(m, func(s *rowSet) *table[projections.Project] { return s.projects }, string(id))
 }
 
 // Projects lists the projects that are not deleted, newest first.
 func (m *Model) Projects(_ context.Context, f projections.ProjectFilter, p projections.Page) ([]projections.Project, projections.Cursor, error) {
 	m.mu.RLock()
 	defer m.mu.RUnlock()
-	return newest(m.rows.projects.order, p, func(r projections.Project) events.Seq { return r.Created }, func(r projections.Project) bool {
+	return newest(m.live.rows.projects.order, p, func(r *projections.Project) events.Seq { return r.Created }, func(r *projections.Project) bool {
 		return !r.Deleted && (f.User == "" || r.Members[f.User] != "")
 	})
 }
 
 // Repository returns one repository, deleted or not, or ErrNotFound.
 func (m *Model) Repository(_ context.Context, id events.RepositoryID) (projections.Repository, error) {
-	return one(m, m.rows.repositories, string(id))
+	return one(m, func(s *rowSet) *table[projections.Repository] { return s.repositories }, string(id))
 }
 
 // Repositories lists a project's repositories that are not deleted, newest first.
 func (m *Model) Repositories(_ context.Context, id events.ProjectID, p projections.Page) ([]projections.Repository, projections.Cursor, error) {
 	m.mu.RLock()
 	defer m.mu.RUnlock()
-	return newest(m.rows.repositories.groups[string(id)], p, func(r projections.Repository) events.Seq { return r.Created }, func(r projections.Repository) bool {
+	return newestIn(m.live.rows.repositories.in(string(id)), p, func(r *projections.Repository) events.Seq { return r.Created }, func(r *projections.Repository) bool {
 		return !r.Deleted
 	})
 }
 
 // Snapshot returns one snapshot of a repository, or ErrNotFound.
 func (m *Model) Snapshot(_ context.Context, repo events.RepositoryID, id events.SnapshotID) (projections.Snapshot, error) {
-	return one(m, m.rows.snapshots, snapshotKey(repo, id))
+	return one(m, func(s *rowSet) *table[projections.Snapshot] { return s.snapshots }, snapshotKey(repo, id))
 }
 
 // Snapshots lists a repository's snapshots, newest first.
 func (m *Model) Snapshots(_ context.Context, id events.RepositoryID, p projections.Page) ([]projections.Snapshot, projections.Cursor, error) {
 	m.mu.RLock()
 	defer m.mu.RUnlock()
-	return newest(m.rows.snapshots.groups[string(id)], p, func(r projections.Snapshot) events.Seq { return r.Created }, func(projections.Snapshot) bool { return true })
+	return newestIn(m.live.rows.snapshots.in(string(id)), p, func(r *projections.Snapshot) events.Seq { return r.Created }, func(*projections.Snapshot) bool { return true })
 }
 
 // SnapshotUsers counts the repositories, not deleted, that hold a snapshot.
@@ -55,8 +55,8 @@ func (m *Model) SnapshotUsers(_ context.Context, id events.SnapshotID) (int, err
 	m.mu.RLock()
 	defer m.mu.RUnlock()
 	n := 0
-	for _, s := range m.rows.snapshots.groups[string(id)] {
-		if r, ok := m.rows.repositories.get(string(s.Repository)); ok && !r.Deleted {
+	for s := range m.live.rows.snapshots.in(string(id)).all() {
+		if r, ok := m.live.rows.repositories.get(string(s.Repository)); ok && !r.Deleted {
 			n++
 		}
 	}
@@ -65,34 +65,36 @@ func (m *Model) SnapshotUsers(_ context.Context, id events.SnapshotID) (int, err
 
 // Scan returns one scan, or ErrNotFound.
 func (m *Model) Scan(_ context.Context, id events.ScanID) (projections.Scan, error) {
-	return one(m, m.rows.scans, string(id))
+	return one(m, func(s *rowSet) *table[projections.Scan] { return s.scans }, string(id))
 }
 
 // Scans lists scans, newest first.
 func (m *Model) Scans(_ context.Context, f projections.ScanFilter, p projections.Page) ([]projections.Scan, projections.Cursor, error) {
 	m.mu.RLock()
 	defer m.mu.RUnlock()
-	rows := m.rows.scans.order
-	switch {
-	case f.Repository != "":
-		rows = m.rows.scans.groups[string(f.Repository)]
-	case f.Project != "":
-		rows = m.rows.scans.groups[string(f.Project)]
-	}
-	return newest(rows, p, func(r projections.Scan) events.Seq { return r.Created }, func(r projections.Scan) bool {
+	created := func(r *projections.Scan) events.Seq { return r.Created }
+	keep := func(r *projections.Scan) bool {
 		return (f.Project == "" || r.Project == f.Project) &&
 			(len(f.Statuses) == 0 || slices.Contains(f.Statuses, r.Status)) &&
 			m.visible(r.Project, r.Repository, f.Member)
-	})
+	}
+	switch {
+	case f.Repository != "":
+		return newestIn(m.live.rows.scans.in(string(f.Repository)), p, created, keep)
+	case f.Project != "":
+		return newestIn(m.live.rows.scans.in(string(f.Project)), p, created, keep)
+	default:
+		return newest(m.live.rows.scans.order, p, created, keep)
+	}
 }
 
 // visible says that neither the project nor the repository is deleted and that member, unless empty, belongs to it.
 func (m *Model) visible(p events.ProjectID, r events.RepositoryID, member events.UserID) bool {
-	project, ok := m.rows.projects.get(string(p))
+	project, ok := m.live.rows.projects.get(string(p))
 	if !ok || project.Deleted || (member != "" && project.Members[member] == "") {
 		return false
 	}
-	repo, ok := m.rows.repositories.get(string(r))
+	repo, ok := m.live.rows.repositories.get(string(r))
 	return ok && !repo.Deleted
 }
 
@@ -101,7 +103,7 @@ func (m *Model) Unfinished(context.Context) ([]projections.Scan, error) {
 	m.mu.RLock()
 	defer m.mu.RUnlock()
 	var out []projections.Scan
-	for _, s := range m.rows.unfinished() {
+	for _, s := range m.live.rows.unfinished() {
 		out = append(out, *s)
 	}
 	return out, nil
@@ -115,7 +117,7 @@ func (m *Model) Queue(context.Context) (map[events.Priority]int, error) {
 	for _, p := range events.Priorities() {
 		n[p] = 0
 	}
-	for _, s := range m.rows.open {
+	for _, s := range m.live.rows.open {
 		if s.Status == scan.Queued {
 			n[s.Priority]++
 		}
@@ -127,12 +129,12 @@ func (m *Model) Queue(context.Context) (map[events.Priority]int, error) {
 func (m *Model) QueuePosition(_ context.Context, id events.ScanID) (int, error) {
 	m.mu.RLock()
 	defer m.mu.RUnlock()
-	me, ok := m.rows.scans.get(string(id))
+	me, ok := m.live.rows.scans.get(string(id))
 	if !ok || me.Status != scan.Queued {
 		return 0, nil
 	}
 	n := 1
-	for _, s := range m.rows.open {
+	for _, s := range m.live.rows.open {
 		if s.Status != scan.Queued || s.ID == id {
 			continue
 		}
@@ -152,27 +154,27 @@ func (m *Model) Findings(_ context.Context, f projections.FindingFilter, p proje
 	}
 	m.mu.RLock()
 	defer m.mu.RUnlock()
-	var rows []*projections.Finding
-	switch {
-	case f.Scan != "":
-		rows = m.rows.findings.groups[string(f.Scan)]
-	case f.Repository != "":
-		rows = m.rows.findings.groups[string(m.lastCompleted(f.Repository))]
-	default:
-		for _, r := range m.rows.repositories.order {
-			rows = append(rows, m.rows.findings.groups[string(m.lastCompleted(r.ID))]...)
+	var out []projections.FindingView
+	collect := func(scan events.ScanID) {
+		for r := range m.live.rows.findings.in(string(scan)).all() {
+			v := m.view(*r)
+			if (!begun || projections.CompareFindings(*r, after) > 0) &&
+				(len(f.Severities) == 0 || slices.Contains(f.Severities, r.Severity)) &&
+				(len(f.States) == 0 || slices.Contains(f.States, v.Triage.State)) &&
+				m.visible(r.Project, r.Repository, f.Member) {
+				out = append(out, v)
+			}
 		}
 	}
-	var out []projections.FindingView
-	for _, r := range rows {
-		v := m.view(*r)
-		if (begun && projections.CompareFindings(*r, after) <= 0) ||
-			(len(f.Severities) > 0 && !slices.Contains(f.Severities, r.Severity)) ||
-			(len(f.States) > 0 && !slices.Contains(f.States, v.Triage.State)) ||
-			!m.visible(r.Project, r.Repository, f.Member) {
-			continue
+	switch {
+	case f.Scan != "":
+		collect(f.Scan)
+	case f.Repository != "":
+		collect(m.lastCompleted(f.Repository))
+	default:
+		for _, r := range m.live.rows.repositories.order {
+			collect(m.lastCompleted(r.ID))
 		}
-		out = append(out, v)
 	}
 	slices.SortFunc(out, func(a, b projections.FindingView) int { return projections.CompareFindings(a.Finding, b.Finding) })
 	if len(out) <= p.Size() {
@@ -186,11 +188,10 @@ func (m *Model) Findings(_ context.Context, f projections.FindingFilter, p proje
 func (m *Model) Finding(_ context.Context, id events.FindingID) (projections.FindingView, error) {
 	m.mu.RLock()
 	defer m.mu.RUnlock()
-	rows := m.rows.findings.groups[string(id)]
-	if len(rows) == 0 {
-		return projections.FindingView{}, projections.ErrNotFound
+	for r := range m.live.rows.findings.in(string(id)).newest() {
+		return m.view(*r), nil
 	}
-	return m.view(*rows[len(rows)-1]), nil
+	return projections.FindingView{}, projections.ErrNotFound
 }
 
 // Rollup sums a project up.
@@ -198,27 +199,28 @@ func (m *Model) Rollup(_ context.Context, id events.ProjectID) (projections.Roll
 	m.mu.RLock()
 	defer m.mu.RUnlock()
 	var out projections.Rollup
-	for _, r := range m.rows.repositories.groups[string(id)] {
+	for r := range m.live.rows.repositories.in(string(id)).all() {
 		if r.Deleted {
 			continue
 		}
 		out.Repositories++
-		for _, f := range m.rows.findings.groups[string(m.lastCompleted(r.ID))] {
+		for f := range m.live.rows.findings.in(string(m.lastCompleted(r.ID))).all() {
 			if m.view(*f).Triage.State != events.TriageDismissed {
 				out.Open.Add(f.Severity)
 			}
 		}
 	}
-	scans := m.rows.scans.groups[string(id)]
-	for _, s := range scans {
+	scans := m.live.rows.scans.in(string(id))
+	for s := range scans.all() {
 		out.Usage.Requests += s.Usage.Requests
 		out.Usage.InputTokens += s.Usage.InputTokens
 		out.Usage.CachedInputTokens += s.Usage.CachedInputTokens
 		out.Usage.OutputTokens += s.Usage.OutputTokens
 		out.Usage.CostNanoUSD += s.Usage.CostNanoUSD
 	}
-	if len(scans) > 0 {
-		out.LastScan = scans[len(scans)-1].ID
+	for s := range scans.newest() {
+		out.LastScan = s.ID
+		break
 	}
 	return out, nil
 }
@@ -227,15 +229,15 @@ func (m *Model) Rollup(_ context.Context, id events.ProjectID) (projections.Roll
 func (m *Model) ParkedAggregates(context.Context) ([]projections.Parked, error) {
 	m.mu.RLock()
 	defer m.mu.RUnlock()
-	out := make([]projections.Parked, 0, len(m.rows.parked.order))
-	for _, p := range m.rows.parked.order {
+	out := make([]projections.Parked, 0, len(m.live.rows.parked.order))
+	for _, p := range m.live.rows.parked.order {
 		out = append(out, *p)
 	}
 	return out, nil
 }
 
 func (m *Model) lastCompleted(id events.RepositoryID) events.ScanID {
-	for _, s := range slices.Backward(m.rows.scans.groups[string(id)]) {
+	for s := range m.live.rows.scans.in(string(id)).newest() {
 		if s.Status == scan.Completed {
 			return s.ID
 		}
@@ -245,16 +247,16 @@ func (m *Model) lastCompleted(id events.RepositoryID) events.ScanID {
 
 func (m *Model) view(f projections.Finding) projections.FindingView {
 	v := projections.FindingView{Finding: f, Triage: events.Triage{State: events.TriageOpen}}
-	if t, ok := m.rows.triages.get(string(f.ID)); ok {
+	if t, ok := m.live.rows.triages.get(string(f.ID)); ok {
 		v.Triage, v.TriageVersion = t.Triage, t.Version
 	}
 	return v
 }
 
-func one[R any](m *Model, t *table[R], key string) (R, error) {
+func one[R any](m *Model, of func(*rowSet) *table[R], key string) (R, error) {
 	m.mu.RLock()
 	defer m.mu.RUnlock()
-	r, ok := t.get(key)
+	r, ok := of(m.live.rows).get(key)
 	if !ok {
 		return r, projections.ErrNotFound
 	}
@@ -262,22 +264,31 @@ func one[R any](m *Model, t *table[R], key string) (R, error) {
 }
 
 // newest walks rows, which are in the order they were made, from the newest one before the cursor.
-func newest[R any](rows []*R, p projections.Page, created func(R) events.Seq, keep func(R) bool) ([]R, projections.Cursor, error) {
+func newest[R any](rows []*R, p projections.Page, created func(*R) events.Seq, keep func(*R) bool) ([]R, projections.Cursor, error) {
+	return newestAt(len(rows), func(i int) *R { return rows[i] }, p, created, keep)
+}
+
+// newestIn is newest for some rows of a table.
+func newestIn[R any](l list[R], p projections.Page, created func(*R) events.Seq, keep func(*R) bool) ([]R, projections.Cursor, error) {
+	return newestAt(len(l.places), func(i int) *R { return l.rows[l.places[i]] }, p, created, keep)
+}
+
+func newestAt[R any](n int, at func(int) *R, p projections.Page, created func(*R) events.Seq, keep func(*R) bool) ([]R, projections.Cursor, error) {
 	before, begun, err := projections.ReadSeqCursor(p.After)
 	if err != nil {
 		return nil, "", err
 	}
-	end := len(rows)
 	if begun {
-		end = sort.Search(len(rows), func(i int) bool { return created(*rows[i]) >= before })
+		n = sort.Search(n, func(i int) bool { return created(at(i)) >= before })
 	}
 	var out []R
-	for _, r := range slices.Backward(rows[:end]) {
-		if !keep(*r) {
+	for i := n - 1; i >= 0; i-- {
+		r := at(i)
+		if !keep(r) {
 			continue
 		}
 		if len(out) == p.Size() {
-			return out, projections.SeqCursor(created(out[len(out)-1])), nil
+			return out, projections.SeqCursor(created(&out[len(out)-1])), nil
 		}
 		out = append(out, *r)
 	}

@@ -1,10 +1,12 @@
 package jsonfile
 
 import (
+	"bytes"
 	"cmp"
 	"encoding/json"
 	"fmt"
 	"io"
+	"iter"
 	"maps"
 	"slices"
 	"strings"
@@ -14,97 +16,159 @@ import (
 )
 
 // table is one kind of row: by key, and in the order they were made. groups are further ways in, by values that never change in a row's
-// life.
+// life. A row that was put is never written to again, only replaced, so whoever has its pointer may read it without a lock.
 type table[R any] struct {
 	name   string
-	key    func(R) string
-	group  func(R) []string
-	rows   map[string]*R
+	key    func(*R) string
+	group  func(*R) []string
+	index  map[string]int // key → place in order
 	order  []*R
-	groups map[string][]*R
+	groups map[string][]int
 	seen   func(*R) // called with every row that was put; may be nil
 }
 
-func newTable[R any](name string, key func(R) string, group func(R) []string) *table[R] {
-	return &table[R]{name: name, key: key, group: group, rows: map[string]*R{}, groups: map[string][]*R{}}
+func newTable[R any](name string, key func(*R) string, group func(*R) []string) *table[R] {
+	return &table[R]{name: name, key: key, group: group, index: map[string]int{}, groups: map[string][]int{}}
 }
 
 func (t *table[R]) get(key string) (R, bool) {
-	if p := t.rows[key]; p != nil {
-		return *p, true
+	if i, ok := t.index[key]; ok {
+		return *t.order[i], true
 	}
 	var none R
 	return none, false
 }
 
-func (t *table[R]) put(r R) {
+func (t *table[R]) put(r *R) {
+	if t.seen != nil {
+		t.seen(r)
+	}
 	k := t.key(r)
-	if p := t.rows[k]; p != nil {
-		*p = r
-		t.look(p)
+	if i, ok := t.index[k]; ok {
+		t.order[i] = r
 		return
 	}
-	p := &r
-	t.look(p)
-	t.rows[k] = p
-	t.order = append(t.order, p)
+	i := len(t.order)
+	t.index[k] = i
+	t.order = append(t.order, r)
 	if t.group != nil {
 		for _, g := range t.group(r) {
-			t.groups[g] = append(t.groups[g], p)
+			t.groups[g] = append(t.groups[g], i)
 		}
 	}
 }
 
-func (t *table[R]) look(p *R) {
-	if t.seen != nil {
-		t.seen(p)
+// list is some rows of a table in the order they were made. It is true while the model's lock is held.
+type list[R any] struct {
+	rows   []*R
+	places []int // in rows
+}
+
+// in returns the rows of a group; all those of the table.
+func (t *table[R]) in(group string) list[R] { return list[R]{t.order, t.groups[group]} }
+
+func (l list[R]) all() iter.Seq[*R] {
+	return func(yield func(*R) bool) {
+		for _, p := range l.places {
+			if !yield(l.rows[p]) {
+				return
+			}
+		}
 	}
 }
 
-// write puts every row out, in the order they were made.
-func (t *table[R]) write(w io.Writer) error {
-	for _, p := range t.order {
-		if err := writeRow(w, t.name, *p); err != nil {
-			return err
+// newest yields the last row first.
+func (l list[R]) newest() iter.Seq[*R] {
+	return func(yield func(*R) bool) {
+		for _, p := range slices.Backward(l.places) {
+			if !yield(l.rows[p]) {
+				return
+			}
 		}
 	}
-	return nil
-}
-
-// sorted writes every row in the order of the keys, for comparing two models.
-func (t *table[R]) sorted(w io.Writer) error {
-	keys := make([]string, 0, len(t.rows))
-	for k := range t.rows {
-		keys = append(keys, k)
-	}
-	slices.SortFunc(keys, strings.Compare)
-	for _, k := range keys {
-		if err := writeRow(w, t.name, *t.rows[k]); err != nil {
-			return err
-		}
-	}
-	return nil
 }
 
 func (t *table[R]) read(b []byte) error {
-	var r R
-	if err := json.Unmarshal(b, &r); err != nil {
+	r := new(R)
+	if err := json.Unmarshal(b, r); err != nil {
 		return fmt.Errorf("row of %s: %w", t.name, err)
 	}
 	t.put(r)
 	return nil
 }
 
-func writeRow(w io.Writer, name string, r any) error {
-	b, err := json.Marshal(struct {
+func (t *table[R]) freeze() frozenTable {
+	return &frozenRows[R]{t.name, t.key, slices.Clone(t.order)}
+}
+
+// frozenRows are the rows of a table at one moment, in the order they were made. The table may change meanwhile.
+type frozenRows[R any] struct {
+	name string
+	key  func(*R) string
+	rows []*R
+}
+
+func (f *frozenRows[R]) write(enc *json.Encoder) error {
+	for _, r := range f.rows {
+		if err := writeRow(enc, f.name, r); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (f *frozenRows[R]) sorted(w io.Writer) error {
+	slices.SortFunc(f.rows, func(a, b *R) int { return strings.Compare(f.key(a), f.key(b)) })
+	enc := json.NewEncoder(w)
+	enc.SetEscapeHTML(false)
+	return f.write(enc)
+}
+
+func (f *frozenRows[R]) size() int { return len(f.rows) }
+
+// differences calls yield for every row that is not the same in other, until it returns false.
+func (f *frozenRows[R]) differences(other frozenTable, yield func(projections.Difference) bool) error {
+	theirs := other.(*frozenRows[R]) // the same table of another set
+	index := make(map[string]*R, len(theirs.rows))
+	for _, r := range theirs.rows {
+		index[f.key(r)] = r
+	}
+	for _, r := range f.rows {
+		k := f.key(r)
+		mine, err := json.Marshal(r)
+		if err != nil {
+			return fmt.Errorf("row of %s: %w", f.name, err)
+		}
+		var its []byte
+		if x := index[k]; x != nil {
+			if its, err = json.Marshal(x); err != nil {
+				return fmt.Errorf("row of %s: %w", f.name, err)
+			}
+			delete(index, k)
+		}
+		if !bytes.Equal(mine, its) && !yield(projections.Difference{Kind: f.name, Key: k, Live: mine, Rebuilt: its}) {
+			return nil
+		}
+	}
+	for _, k := range slices.Sorted(maps.Keys(index)) {
+		its, err := json.Marshal(index[k])
+		if err != nil {
+			return fmt.Errorf("row of %s: %w", f.name, err)
+		}
+		if !yield(projections.Difference{Kind: f.name, Key: k, Rebuilt: its}) {
+			return nil
+		}
+	}
+	return nil
+}
+
+func writeRow[R any](enc *json.Encoder, name string, r *R) error {
+	err := enc.Encode(struct {
 		T string `json:"t"`
-		V any    `json:"v"`
+		V *R     `json:"v"`
 	}{name, r})
 	if err != nil {
 		return fmt.Errorf("row of %s: %w", name, err)
-	}
-	if _, err := w.Write(append(b, '\n')); err != nil {
-		return err
 	}
 	return nil
 }
@@ -125,17 +189,17 @@ type rowSet struct {
 func newRowSet() *rowSet {
 	s := &rowSet{
 		open:     map[events.ScanID]*projections.Scan{},
-		projects: newTable("project", func(r projections.Project) string { return string(r.ID) }, nil),
-		repositories: newTable("repository", func(r projections.Repository) string { return string(r.ID) },
-			func(r projections.Repository) []string { return []string{string(r.Project)} }),
-		snapshots: newTable("snapshot", func(r projections.Snapshot) string { return snapshotKey(r.Repository, r.ID) },
-			func(r projections.Snapshot) []string { return []string{string(r.Repository), string(r.ID)} }),
-		scans: newTable("scan", func(r projections.Scan) string { return string(r.ID) },
-			func(r projections.Scan) []string { return []string{string(r.Repository), string(r.Project)} }),
-		findings: newTable("finding", func(r projections.Finding) string { return string(r.Scan) + "/" + string(r.ID) },
-			func(r projections.Finding) []string { return []string{string(r.Scan), string(r.ID)} }),
-		triages: newTable("triage", func(r projections.Triage) string { return string(r.Finding) }, nil),
-		parked:  newTable("parked", func(r projections.Parked) string { return r.Aggregate }, nil),
+		projects: newTable("project", func(r *projections.Project) string { return string(r.ID) }, nil),
+		repositories: newTable("repository", func(r *projections.Repository) string { return string(r.ID) },
+			func(r *projections.Repository) []string { return []string{string(r.Project)} }),
+		snapshots: newTable("snapshot", func(r *projections.Snapshot) string { return snapshotKey(r.Repository, r.ID) },
+			func(r *projections.Snapshot) []string { return []string{string(r.Repository), string(r.ID)} }),
+		scans: newTable("scan", func(r *projections.Scan) string { return string(r.ID) },
+			func(r *projections.Scan) []string { return []string{string(r.Repository), string(r.Project)} }),
+		findings: newTable("finding", func(r *projections.Finding) string { return string(r.Scan) + "/" + string(r.ID) },
+			func(r *projections.Finding) []string { return []string{string(r.Scan), string(r.ID)} }),
+		triages: newTable("triage", func(r *projections.Triage) string { return string(r.Finding) }, nil),
+		parked:  newTable("parked", func(r *projections.Parked) string { return r.Aggregate }, nil),
 	}
 	s.scans.seen = func(r *projections.Scan) {
 		if r.Status.Terminal() {
@@ -158,25 +222,70 @@ func snapshotKey(r events.RepositoryID, s events.SnapshotID) string {
 	return string(r) + "/" + string(s)
 }
 
-// each calls f for every table, always in the same order.
-func (s *rowSet) each(f func(name string, t anyTable) error) error {
-	for _, t := range []struct {
-		name string
-		t    anyTable
-	}{
-		{s.projects.name, s.projects}, {s.repositories.name, s.repositories}, {s.snapshots.name, s.snapshots}, {s.scans.name, s.scans},
-		{s.findings.name, s.findings}, {s.triages.name, s.triages}, {s.parked.name, s.parked},
-	} {
-		if err := f(t.name, t.t); err != nil {
-			return err
-		}
+// anyTable is a table whatever its rows are; frozenTable its rows at one moment.
+type (
+	anyTable interface {
+		read([]byte) error
+		freeze() frozenTable
+	}
+	frozenTable interface {
+		size() int
+		write(*json.Encoder) error
+		sorted(io.Writer) error
+		differences(frozenTable, func(projections.Difference) bool) error
+	}
+)
+
+// named returns the table that a row's line belongs to, or nil.
+func (s *rowSet) named(name string) anyTable {
+	switch name {
+	case s.projects.name:
+		return s.projects
+	case s.repositories.name:
+		return s.repositories
+	case s.snapshots.name:
+		return s.snapshots
+	case s.scans.name:
+		return s.scans
+	case s.findings.name:
+		return s.findings
+	case s.triages.name:
+		return s.triages
+	case s.parked.name:
+		return s.parked
 	}
 	return nil
 }
 
-// anyTable is a table whatever its rows are.
-type anyTable interface {
-	write(io.Writer) error
-	sorted(io.Writer) error
-	read([]byte) error
+func (s *rowSet) readLine(line []byte) error {
+	var row struct {
+		T string          `json:"t"`
+		V json.RawMessage `json:"v"`
+	}
+	if err := json.Unmarshal(line, &row); err != nil {
+		return err
+	}
+	t := s.named(row.T)
+	if t == nil {
+		return fmt.Errorf("unknown kind of row %.40q", row.T)
+	}
+	return t.read(row.V)
+}
+
+// frozen is every table at one moment.
+type frozen []frozenTable
+
+// freeze copies where the rows are, not the rows.
+func (s *rowSet) freeze() frozen {
+	return frozen{s.projects.freeze(), s.repositories.freeze(), s.snapshots.freeze(), s.scans.freeze(), s.findings.freeze(), s.triages.freeze(), s.parked.freeze()}
+}
+
+// each calls f for every table, always in the same order.
+func (f frozen) each(do func(frozenTable) error) error {
+	for _, t := range f {
+		if err := do(t); err != nil {
+			return err
+		}
+	}
+	return nil
 }

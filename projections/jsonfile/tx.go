@@ -1,7 +1,7 @@
 package jsonfile
 
 import (
-	"io"
+	"encoding/json"
 
 	"vega/events"
 	"vega/projections"
@@ -9,6 +9,7 @@ import (
 
 // tx holds the rows that a transaction has put, over those of the model.
 type tx struct {
+	at           events.Seq
 	projects     staged[projections.Project]
 	repositories staged[projections.Repository]
 	snapshots    staged[projections.Snapshot]
@@ -21,37 +22,39 @@ type tx struct {
 // staged are the changed rows of one table, in the order of their first change.
 type staged[R any] struct {
 	table *table[R]
-	rows  map[string]R
-	order []string
+	rows  map[string]*R
+	order []*R
 }
 
-func newTx(s *rowSet) *tx {
-	return &tx{stage(s.projects), stage(s.repositories), stage(s.snapshots), stage(s.scans), stage(s.findings), stage(s.triages), stage(s.parked)}
+func newTx(s *rowSet, at events.Seq) *tx {
+	return &tx{at, stage(s.projects), stage(s.repositories), stage(s.snapshots), stage(s.scans), stage(s.findings), stage(s.triages), stage(s.parked)}
 }
 
-func stage[R any](t *table[R]) staged[R] { return staged[R]{table: t, rows: map[string]R{}} }
+func stage[R any](t *table[R]) staged[R] { return staged[R]{table: t, rows: map[string]*R{}} }
 
 // get needs no lock: only Update writes rows, and it is the one that runs this.
 func (s *staged[R]) get(key string) (R, bool, error) {
 	if r, ok := s.rows[key]; ok {
-		return r, true, nil
+		return *r, true, nil
 	}
 	r, ok := s.table.get(key)
 	return r, ok, nil
 }
 
 func (s *staged[R]) put(r R) error {
-	k := s.table.key(r)
-	if _, again := s.rows[k]; !again {
-		s.order = append(s.order, k)
+	k := s.table.key(&r)
+	if p, again := s.rows[k]; again {
+		*p = r // nobody else has seen it yet
+		return nil
 	}
-	s.rows[k] = r
+	s.rows[k] = &r
+	s.order = append(s.order, &r)
 	return nil
 }
 
-func (s *staged[R]) write(w io.Writer) error {
-	for _, k := range s.order {
-		if err := writeRow(w, s.table.name, s.rows[k]); err != nil {
+func (s *staged[R]) write(enc *json.Encoder) error {
+	for _, r := range s.order {
+		if err := writeRow(enc, s.table.name, r); err != nil {
 			return err
 		}
 	}
@@ -59,14 +62,16 @@ func (s *staged[R]) write(w io.Writer) error {
 }
 
 func (s *staged[R]) commit() {
-	for _, k := range s.order {
-		s.table.put(s.rows[k])
+	for _, r := range s.order {
+		s.table.put(r)
 	}
 }
 
-func (t *tx) write(w io.Writer) error {
-	for _, f := range []func(io.Writer) error{t.projects.write, t.repositories.write, t.snapshots.write, t.scans.write, t.findings.write, t.triages.write, t.parked.write} {
-		if err := f(w); err != nil {
+func (t *tx) write(enc *json.Encoder) error {
+	for _, f := range []func(*json.Encoder) error{
+		t.projects.write, t.repositories.write, t.snapshots.write, t.scans.write, t.findings.write, t.triages.write, t.parked.write,
+	} {
+		if err := f(enc); err != nil {
 			return err
 		}
 	}
@@ -82,6 +87,8 @@ func (t *tx) commit() {
 	t.triages.commit()
 	t.parked.commit()
 }
+
+func (t *tx) At() events.Seq { return t.at }
 
 func (t *tx) Project(id events.ProjectID) (projections.Project, bool, error) {
 	return t.projects.get(string(id))
