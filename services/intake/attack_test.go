@@ -17,6 +17,11 @@ import (
 )
 
 func TestMain(m *testing.M) {
+	if len(os.Args) > 1 && os.Args[1] == withoutChildMain {
+		_, err := Open(testConfig(), os.Args[2], slog.New(slog.DiscardHandler))
+		fmt.Println(err)
+		return
+	}
 	ChildMain()
 	if len(os.Args) > 1 && !strings.HasPrefix(os.Args[1], "-") {
 		helper := helpers[os.Args[1]] // an unknown one panics: it must not run all tests again
@@ -25,6 +30,9 @@ func TestMain(m *testing.M) {
 	}
 	os.Exit(m.Run())
 }
+
+// withoutChildMain makes this binary one that forgot to call ChildMain.
+const withoutChildMain = "without-child-main"
 
 // testConfig has the defaults, as far as they do not matter, and small limits
 // where an attack has to reach them.

@@ -12,6 +12,7 @@ import (
 	"os/exec"
 	"runtime"
 	"runtime/debug"
+	"sync/atomic"
 	"time"
 )
 
@@ -62,10 +63,16 @@ type answer struct {
 
 func isChild() bool { return len(os.Args) == 2 && os.Args[1] == childArg }
 
+// childMainCalled says that ChildMain was called. A package variable that
+// changes, against our rule: without it, a program that forgets the call would
+// find out only when its child process runs its whole main function again.
+var childMainCalled atomic.Bool
+
 // ChildMain must be the first call of the main function, or of TestMain, of
 // every program that opens an [Intake]. In the child processes that the intake
 // starts it does their work and exits; in all others it returns at once.
 func ChildMain() {
+	childMainCalled.Store(true)
 	if !isChild() {
 		return
 	}

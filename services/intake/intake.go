@@ -32,10 +32,10 @@ const spoolPattern = "spool-*"
 // Open prepares dir, a folder of its own on a disk with room for uploads and
 // packs, and removes spool files that a crash left there. Several processes may
 // share the folder. The main function of every program that calls Open calls
-// [ChildMain] first.
+// [ChildMain] first; without that, Open fails.
 func Open(config Config, dir string, log *slog.Logger) (*Intake, error) {
-	if isChild() {
-		return nil, errors.New("open intake: this process was started to unpack an archive, but its main function did not call intake.ChildMain first")
+	if !childMainCalled.Load() {
+		return nil, errors.New("open intake: the main function (or TestMain) did not call intake.ChildMain first")
 	}
 	if err := config.check(); err != nil {
 		return nil, fmt.Errorf("open intake: %w", err)
