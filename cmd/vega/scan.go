@@ -461,7 +461,7 @@ func verdict(f scanFlags, coverage events.Coverage, findings []findingView) int 
 		return exitIncomplete
 	}
 	for _, r := range coverage.Reasons {
-		if r.Code != "not_configured" && r.Code != "skipped" {
+		if r.Code != "not_configured" && r.Code != "skipped" && r.Code != "binary" { // nothing failed and nothing ran out
 			return exitIncomplete
 		}
 	}
