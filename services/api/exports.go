@@ -15,7 +15,6 @@ import (
 
 	"vega/events"
 	"vega/projections"
-	"vega/services/files"
 	"vega/services/report"
 )
 
@@ -112,12 +111,7 @@ func (s *Server) lineHashes(ctx context.Context, row projections.Scan) map[event
 		if a.object.MediaType != "application/json" || !strings.HasSuffix(a.object.Name, "report.json") {
 			continue
 		}
-		in, _, err := s.Files.Open(ctx, a.object.Key)
-		if err != nil {
-			return nil
-		}
-		defer in.Close()
-		body, err := io.ReadAll(files.Verify(io.LimitReader(in, a.object.Bytes), string(a.object.Digest)))
+		body, err := s.readObject(ctx, a.object)
 		if err != nil {
 			return nil
 		}

@@ -1,6 +1,7 @@
 package api
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"encoding/json"
@@ -145,7 +146,7 @@ func (s *Server) backlog(ctx context.Context, id events.ScanID, after place) ([]
 	if err != nil {
 		return nil, nil, err
 	}
-	lines, err := s.feedTail(ctx, id, after.Feed)
+	lines, err := s.feedTail(ctx, id, after.Feed, past)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -181,11 +182,18 @@ func endsScan(r events.Recorded) bool {
 	}
 }
 
-// feedTail reads the lines that are there now.
-func (s *Server) feedTail(ctx context.Context, id events.ScanID, after events.Seq) ([]eventstore.FeedLine, error) {
+// feedTail reads the lines that are there now. Of a scan that is over and whose lines the feed has forgotten, they come from the artifact that the
+// engine wrote for this; their places are then those in the artifact.
+func (s *Server) feedTail(ctx context.Context, id events.ScanID, after events.Seq, past []events.Recorded) ([]eventstore.FeedLine, error) {
 	last, err := s.Store.FeedLast(ctx, id)
-	if err != nil || last <= after {
+	if err != nil {
 		return nil, err
+	}
+	if last == 0 && len(past) > 0 && endsScan(past[len(past)-1]) {
+		return s.archivedFeed(ctx, past), nil
+	}
+	if last <= after {
+		return nil, nil
 	}
 	ctx, cancel := context.WithTimeout(ctx, feedTime)
 	defer cancel()
@@ -200,6 +208,44 @@ func (s *Server) feedTail(ctx context.Context, id events.ScanID, after events.Se
 		}
 	}
 	return lines, nil
+}
+
+// feedArtifact is the engine's own record of the feed: one line of JSON for each of its lines, of the last attempt.
+const feedArtifact = "v16-events.jsonl"
+
+// archivedFeed reads the lines of that record. A record that is gone or not what the event says is none: the lines are no facts.
+func (s *Server) archivedFeed(ctx context.Context, past []events.Recorded) []eventstore.FeedLine {
+	var o events.Object
+	generation := map[int]events.Seq{} // of each attempt
+	for _, r := range past {
+		switch e := r.Event.(type) {
+		case events.AttemptClaimed:
+			generation[e.Attempt] = r.Seq
+		case events.StageCompleted:
+			if i := slices.IndexFunc(e.Artifacts, func(a events.Object) bool { return a.Name == feedArtifact }); i >= 0 {
+				o = e.Artifacts[i]
+			}
+		default:
+		}
+	}
+	if o.Key == "" {
+		return nil
+	}
+	body, err := s.readObject(ctx, o)
+	if err != nil {
+		s.log.Debug("no feed lines in the artifact", "err", err)
+		return nil
+	}
+	var lines []eventstore.FeedLine
+	for line := range bytes.Lines(body) {
+		var l eventstore.FeedLine
+		if json.Unmarshal(line, &l) != nil {
+			continue
+		}
+		l.Seq, l.Generation = events.Seq(len(lines)+1), generation[l.Attempt]
+		lines = append(lines, l)
+	}
+	return lines
 }
 
 // getScanEvents answers with what happened so far, or, to a client that accepts text/event-stream, with that and all that follows.

@@ -223,6 +223,38 @@ func TestStreamDropsLinesOfSupersededAttempts(t *testing.T) {
 	}
 }
 
+// When the feed has forgotten a finished scan's lines, they come from the artifact.
+func TestOldLinesComeFromTheArtifact(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, options{})
+	repository := w.user.ready(w.user.project())
+	id := w.user.do("POST", "/repositories/"+repository+"/scans", nil).want(202).id()
+	k := w.claim(id)
+	k.start()
+	at := time.Now().UTC()
+	body := fmt.Sprintf("{\"n\":1,\"attempt\":1,\"at\":%q,\"kind\":\"scan_log\",\"payload\":{\"message\":\"kept\"}}\nnot a line\n{\"n\":2,\"attempt\":1,\"at\":%q,\"kind\":\"scan_progress\",\"payload\":{\"message\":\"half\",\"percent\":50}}\n",
+		at.Format(time.RFC3339Nano), at.Format(time.RFC3339Nano))
+	o := events.Object{Name: feedArtifact, Key: "scans/x/events", Digest: events.DigestOf([]byte(body)), Bytes: int64(len(body)), MediaType: "application/x-ndjson"}
+	_, err := w.files.Put(t.Context(), o.Key, strings.NewReader(body))
+	must(t, err)
+	k.stage("report", o)
+	k.complete()
+	for _, want := range []string{"scan_started scan_log scan_progress scan_progress scan_completed", "scan_started scan_progress scan_completed"} {
+		var kinds, streamed []string
+		for _, e := range w.user.do("GET", "/scans/"+id+"/events", nil).want(200).items() {
+			kinds = append(kinds, e["kind"].(string))
+		}
+		if _, err := w.user.listen("/scans/"+id+"/events", "", func(e sseEvent) bool { streamed = append(streamed, e.name); return true }); err != nil {
+			t.Fatal(err)
+		}
+		if got := strings.Join(kinds, " "); got != want || strings.Join(streamed, " ") != want+" end" {
+			t.Errorf("events are %s and streamed %v, want %s", got, streamed, want)
+		}
+		_, err = w.files.Put(t.Context(), o.Key, strings.NewReader(strings.Replace(body, "kept", "KEPT", 1))) // not what was recorded: as if it were gone
+		must(t, err)
+	}
+}
+
 // An idle stream shows signs of life, and ends when the scan is not its reader's any more, or when the server stops.
 func TestStreamEndsWithTheRightToSeeIt(t *testing.T) {
 	t.Parallel()
