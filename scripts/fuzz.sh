@@ -8,7 +8,7 @@ found=0
 while IFS=: read -r file target; do
 	found=$((found + 1))
 	echo "fuzz $target in ./$(dirname "$file")"
-	go test "./$(dirname "$file")" -run '^$' -fuzz "^$target\$" -fuzztime "$fuzztime" -fuzzminimizetime 5s
+	go test "./$(dirname "$file")" -run '^$' -fuzz "^$target\$" -fuzztime "$fuzztime" -fuzzminimizetime 10x
 done < <(git grep --untracked -oE '^func Fuzz[A-Za-z0-9_]*' -- '*_test.go' | sed 's/:func /:/')
 
 if [ "$found" = 0 ]; then

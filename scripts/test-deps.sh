@@ -45,6 +45,10 @@ debian() {
 case "${1:-test}" in
 test)
 	debian git git
+	debian zip zip # archives of ordinary tools, for the intake's tests
+	debian unzip unzip
+	debian zstd zstd
+	debian npm npm
 	debian chromium chromium # the API's documentation page is tested in a browser
 	;;
 lint)
@@ -53,6 +57,8 @@ lint)
 bench)
 	debian unzip unzip # what unpacking is measured against
 	debian tar tar
+	debian zip zip
+	debian zstd zstd
 	;;
 *)
 	echo "usage: scripts/test-deps.sh test|lint|bench" >&2

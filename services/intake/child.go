@@ -93,7 +93,7 @@ func childMain(stdin io.Reader, stdout io.Writer) int {
 		return 1
 	}
 	go func() { // not waited for: it ends with the process, or ends the process
-		io.Copy(io.Discard, lines)
+		_, _ = io.Copy(io.Discard, lines) // however it ends, the parent is gone
 		os.Exit(1)
 	}()
 	out, err := json.Marshal(obey(o))

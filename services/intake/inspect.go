@@ -319,7 +319,7 @@ func corrupt(name string, err error) error {
 // readError classifies an error of reading structure: the end came too early,
 // or the spool file cannot be read.
 func readError(err error) error {
-	if err == nil || err == io.EOF || err == io.ErrUnexpectedEOF {
+	if err == nil || errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
 		return refuse(CodeTruncated, "", "the archive is cut off")
 	}
 	return err

@@ -80,7 +80,7 @@ func (m Manifest) WriteTo(w io.Writer) (int64, error) {
 // ID returns the snapshot's id. The manifest must be sorted.
 func (m Manifest) ID() string {
 	hash := sha256.New()
-	m.WriteTo(hash) // a hash does not fail
+	_, _ = m.WriteTo(hash) // a hash does not fail
 	return digestString(hash.Sum(nil))
 }
 
@@ -131,10 +131,10 @@ func ParseManifest(r io.Reader, id string) (Manifest, error) {
 	var again []byte
 	for number := 2; ; number++ {
 		line, err := lines.ReadBytes('\n')
-		if err == io.EOF && len(line) == 0 {
+		if errors.Is(err, io.EOF) && len(line) == 0 {
 			break
 		}
-		if err != nil && err != io.EOF {
+		if err != nil && !errors.Is(err, io.EOF) {
 			return nil, fmt.Errorf("read manifest of %s: %w", id, err)
 		}
 		entry, err := parseEntry(line)

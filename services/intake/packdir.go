@@ -197,9 +197,10 @@ func (p *dirPacker) entry(name string, e fs.DirEntry, git gitView) error {
 		return p.link(name)
 	case 0:
 		return p.file(name)
+	default:
+		p.warnings.add(name, WarnSpecialFile)
+		return nil
 	}
-	p.warnings.add(name, WarnSpecialFile)
-	return nil
 }
 
 func (p *dirPacker) link(name string) error {
@@ -229,7 +230,7 @@ func (p *dirPacker) file(name string) error {
 	// be read shows then, and a small file gets the size that it really has.
 	size := info.Size()
 	n, err := io.ReadFull(f, p.buf)
-	if err != nil && err != io.EOF && err != io.ErrUnexpectedEOF {
+	if err != nil && !errors.Is(err, io.EOF) && !errors.Is(err, io.ErrUnexpectedEOF) {
 		p.warnings.add(name, WarnUnreadable)
 		return nil
 	}

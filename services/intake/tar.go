@@ -178,7 +178,7 @@ func (s *tarStream) finish(last int64) error {
 				return refuse(CodeTrailingData, "", "there is data after the end of the tar")
 			}
 		}
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			return nil
 		}
 		if err != nil {
