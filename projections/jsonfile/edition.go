@@ -55,28 +55,45 @@ func newEdition(dir string, number int) (*edition, error) {
 
 // openEdition reads the edition that current names.
 func openEdition(dir string, cur current) (*edition, error) {
-	e := &edition{dir: editionPath(dir, cur.Edition), number: cur.Edition, rows: newRowSet(), generation: cur.Generation}
-	if err := e.readSnapshot(cur.Generation); err != nil {
-		return nil, fmt.Errorf("open read models: %w", err)
+	e := &edition{dir: editionPath(dir, cur.Edition), number: cur.Edition, rows: newRowSet()}
+	err := e.read(cur.Generation)
+	if err == nil {
+		err = e.sweep(cur.Generation)
+	}
+	if err != nil {
+		if e.tail != nil {
+			err = errors.Join(err, e.tail.Close())
+		}
+		return nil, fmt.Errorf("open read models: %w (the log holds everything: remove the folder %s to build them anew)", err, dir)
+	}
+	return e, nil
+}
+
+// read reads a generation's snapshot and the tails that follow it.
+func (e *edition) read(generation int) error {
+	if err := e.readSnapshot(generation); err != nil {
+		return err
 	}
 	// A new generation's tail exists before its snapshot does: its transactions follow those of the tail before.
-	for g := cur.Generation; ; g++ {
+	for g := generation; ; g++ {
 		f, err := os.OpenFile(e.path("tail", g), os.O_RDWR, 0o600)
-		if errors.Is(err, fs.ErrNotExist) && g > cur.Generation {
-			break
-		}
-		if err == nil && e.tail != nil {
-			err = e.tail.Close()
-		}
-		if err == nil {
-			e.tail, e.generation = f, g
-			e.size, err = e.readTail(f)
+		if errors.Is(err, fs.ErrNotExist) && g > generation {
+			return nil
 		}
 		if err != nil {
-			return nil, fmt.Errorf("open read models: %w (the log holds everything: remove the folder %s to build them anew)", err, dir)
+			return err
+		}
+		if e.tail != nil {
+			err = e.tail.Close()
+		}
+		e.tail, e.generation = f, g
+		if err != nil {
+			return err
+		}
+		if e.size, err = e.readTail(f); err != nil {
+			return err
 		}
 	}
-	return e, e.sweep(cur.Generation)
 }
 
 func (e *edition) path(kind string, generation int) string {
@@ -269,7 +286,7 @@ func readCurrent(dir string) (current, error) {
 	}
 	if err == nil {
 		if err = json.Unmarshal(b, &c); err != nil {
-			err = fmt.Errorf("%s: %w (the log holds everything: remove the folder to build them anew)", path, err)
+			err = fmt.Errorf("%s: %w (the log holds everything: remove the folder %s to build them anew)", path, err, dir)
 		}
 	}
 	if err != nil {

@@ -24,8 +24,8 @@ type Model struct {
 	making  chan made // the snapshot that is being written, buffered 1; nil when there is none
 	work    sync.WaitGroup
 
-	// step, when a test has set it, is called after every durable step with its name.
-	step func(string)
+	grow int64        // how large a tail grows at least before the next generation, bytes
+	step func(string) // called after every durable step with its name; tests look at the folder there
 }
 
 // ErrClosed is returned by Update and Beside after Close.
@@ -44,7 +44,7 @@ func Open(dir string) (*Model, error) {
 	if err != nil {
 		return nil, err
 	}
-	m := &Model{dir: dir, step: func(string) {}}
+	m := &Model{dir: dir, grow: minSnapshot, step: func(string) {}}
 	if cur.Schema == projections.Schema && cur.Edition > 0 {
 		if err := removeOthers(dir, cur.Edition); err != nil {
 			return nil, err
@@ -108,7 +108,7 @@ func (m *Model) Update(_ context.Context, c projections.Checkpoint, f func(proje
 	m.mu.Lock()
 	m.live.commit(t, c)
 	m.mu.Unlock()
-	if m.live.size > max(minSnapshot, m.live.based) && m.making == nil {
+	if m.live.size > max(m.grow, m.live.based) && m.making == nil {
 		m.rotate()
 	}
 	return nil

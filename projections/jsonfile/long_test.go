@@ -1,0 +1,5 @@
+//go:build long
+
+package jsonfile
+
+const killRounds = 400
