@@ -160,8 +160,12 @@ func TestRepositories(t *testing.T) {
 		{"start", func() ([]events.Event, error) { return repository(up).StartIngest("u1", false) }, "repository.ingest_started"},
 		{"start twice", func() ([]events.Event, error) { return repository(begun...).StartIngest("u2", false) }, "conflict ingest_in_progress"},
 		{"take over", func() ([]events.Event, error) { return repository(begun...).StartIngest("u2", true) }, "repository.ingest_started"},
-		{"fail", func() ([]events.Event, error) { return repository(begun...).FailIngest(events.IngestFailed{Upload: "u1"}) }, "repository.ingest_failed"},
-		{"fail another's", func() ([]events.Event, error) { return repository(begun...).FailIngest(events.IngestFailed{Upload: "u0"}) }, ""},
+		{"fail", func() ([]events.Event, error) {
+			return repository(begun...).FailIngest(events.IngestFailed{Upload: "u1"})
+		}, "repository.ingest_failed"},
+		{"fail another's", func() ([]events.Event, error) {
+			return repository(begun...).FailIngest(events.IngestFailed{Upload: "u0"})
+		}, ""},
 		{"finish", func() ([]events.Event, error) {
 			return repository(begun...).FinishIngest(events.SnapshotTaken{Upload: "u1"})
 		}, "repository.snapshot_taken"},
@@ -171,7 +175,9 @@ func TestRepositories(t *testing.T) {
 		{"finish in a deleted one", func() ([]events.Event, error) {
 			return repository(append(begun[:2:2], events.RepositoryDeleted{})...).FinishIngest(events.SnapshotTaken{Upload: "u1"})
 		}, "gone"},
-		{"profile", func() ([]events.Event, error) { return repository(up).SetProfile(events.ThreatProfile{Summary: "a shop"}) }, "repository.threat_profile_set"},
+		{"profile", func() ([]events.Event, error) {
+			return repository(up).SetProfile(events.ThreatProfile{Summary: "a shop"})
+		}, "repository.threat_profile_set"},
 		{"profile without a summary", func() ([]events.Event, error) { return repository(up).SetProfile(events.ThreatProfile{}) }, "invalid summary"},
 		{"profile with an empty risk", func() ([]events.Event, error) {
 			return repository(up).SetProfile(events.ThreatProfile{Summary: "s", Risks: []string{"a", ""}})
