@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"math"
 	"net/http"
 	"strconv"
@@ -252,9 +253,7 @@ func (f *failure) GetHeaders() http.Header {
 func (s *Server) refuse(w http.ResponseWriter, r *http.Request, err error) {
 	f := explain(err)
 	s.note(r.Context(), f)
-	for k, v := range f.GetHeaders() {
-		w.Header()[k] = v
-	}
+	maps.Copy(w.Header(), f.GetHeaders())
 	body, mediaType := f.body(r.Header.Get("Accept"))
 	w.Header().Set("Content-Type", mediaType)
 	w.Header().Del("ETag")

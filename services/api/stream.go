@@ -381,6 +381,9 @@ func (s *Server) live(ctx context.Context, c *call, m *merger, out *sse) bool {
 	defer cancel()
 	following.Go(func() {
 		for r, err := range s.Store.Follow(ctx, m.at.Log, events.ScanOf(s.region, c.scan.ID).Filter()) {
+			if _, unreadable := errors.AsType[*eventstore.UnreadableError](err); unreadable {
+				continue // the read model parks the scan and says so; the stream goes on
+			}
 			if err != nil {
 				broken <- err
 				return
