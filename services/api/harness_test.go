@@ -390,11 +390,17 @@ func (k *worker) line(i int) {
 	must(k.w.t, k.w.store.PublishFeed(k.id, eventstore.FeedLine{Kind: "scan_log", Attempt: 1, Generation: k.generation, At: time.Now().UTC(), Payload: object{"message": fmt.Sprintf("line %d", i)}}))
 }
 
-// flush waits until every feed line is on its way to disk.
-func (w *world) flush() {
-	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+// heard waits until the feed holds n lines of the scan: publishing one does not wait for that.
+func (k *worker) heard(n int) {
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()
-	must(w.t, w.store.FlushFeed(ctx))
+	for _, err := range k.w.store.FollowFeed(ctx, k.id, 0) {
+		must(k.w.t, err)
+		if n--; n == 0 {
+			return
+		}
+	}
+	k.w.t.Errorf("%d lines are missing in the feed", n)
 }
 
 func (k *worker) complete() {

@@ -99,7 +99,7 @@ func TestStreamResumesWhereTheClientStopped(t *testing.T) {
 				}
 			}
 			k.line(21)
-			w.flush()
+			k.heard(22)
 			k.complete()
 		}()
 		random := rand.New(rand.NewPCG(uint64(round), 1))
@@ -162,6 +162,7 @@ func TestEventPagesHoldWhatTheStreamHolds(t *testing.T) {
 	for i := range 7 {
 		k.line(i)
 	}
+	k.heard(7)
 	k.stage("inventory")
 	k.complete()
 	var streamed, paged []string
@@ -207,7 +208,7 @@ func TestStreamDropsLinesOfSupersededAttempts(t *testing.T) {
 	second.line(2)
 	first.line(3) // the old worker still talks
 	second.line(4)
-	w.flush()
+	second.heard(4)
 	second.complete()
 	var lines []string
 	if _, err := w.user.listen("/scans/"+id+"/events", "", func(e sseEvent) bool {
