@@ -104,48 +104,53 @@ func CheckMeta(m Meta) error {
 
 // Decode reads what Encode wrote, of this or an earlier schema. A fact of a later release comes back as Unknown.
 func Decode(m Message, seq Seq) (Recorded, error) {
+	return DecodeFrom(m.Subject, func(name string) string { return m.Header[name] }, m.Body, seq)
+}
+
+// DecodeFrom is Decode for headers that are kept in another form; header returns the value of one, or "".
+func DecodeFrom(subject string, header func(name string) string, body []byte, seq Seq) (Recorded, error) {
 	fail := func(err error) (Recorded, error) {
 		return Recorded{}, fmt.Errorf("event at sequence %d: %w", seq, err)
 	}
-	a, _, err := ParseSubject(m.Subject)
+	a, _, err := ParseSubject(subject)
 	if err != nil {
 		return fail(err)
 	}
-	if v := m.Header["ce-specversion"]; v != "1.0" {
+	if v := header("ce-specversion"); v != "1.0" {
 		return fail(fmt.Errorf("ce-specversion is %.20q", v))
 	}
-	at, err := time.Parse(time.RFC3339Nano, m.Header["ce-time"])
+	at, err := time.Parse(time.RFC3339Nano, header("ce-time"))
 	if err != nil {
 		return fail(fmt.Errorf("ce-time: %w", err))
 	}
-	version, err := strconv.ParseUint(m.Header[headerVersion], 10, 64)
+	version, err := strconv.ParseUint(header(headerVersion), 10, 64)
 	if err != nil || version == 0 {
-		return fail(fmt.Errorf("%s is %.20q", headerVersion, m.Header[headerVersion]))
+		return fail(fmt.Errorf("%s is %.20q", headerVersion, header(headerVersion)))
 	}
-	kind := Kind(m.Header["ce-type"])
-	schema, err := parseSchema(kind, m.Header["ce-dataschema"])
+	kind := Kind(header("ce-type"))
+	schema, err := parseSchema(kind, header("ce-dataschema"))
 	if err != nil {
 		return fail(err)
 	}
-	e, err := decodeBody(kind, schema, m.Body)
+	e, err := decodeBody(kind, schema, body)
 	if err != nil {
 		return fail(err)
 	}
 	return Recorded{
 		Envelope: Envelope{
 			Meta: Meta{
-				Command: CommandID(m.Header[headerCommand]),
-				Actor:   Actor(m.Header[headerActor]),
-				Cause:   m.Header[headerCause],
-				Trace:   m.Header[headerTrace],
+				Command: CommandID(header(headerCommand)),
+				Actor:   Actor(header(headerActor)),
+				Cause:   header(headerCause),
+				Trace:   header(headerTrace),
 				At:      at,
 			},
 			Aggregate: a,
-			ID:        m.Header["ce-id"],
+			ID:        header("ce-id"),
 			Kind:      kind,
 			Schema:    schema,
 			Version:   Version(version),
-			Hash:      Hash(m.Header[headerHash]),
+			Hash:      Hash(header(headerHash)),
 		},
 		Seq:   seq,
 		Event: e,

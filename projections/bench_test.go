@@ -3,6 +3,7 @@ package projections_test
 import (
 	"context"
 	"log/slog"
+	"sync"
 	"testing"
 	"time"
 
@@ -15,6 +16,17 @@ import (
 	"vega/projections/jsonfile"
 	"vega/projections/modeltest"
 )
+
+// benchScans makes logs of about eleven events each.
+const benchScans = 9_100
+
+func benchLog(b *testing.B) (*eventstore.Store, int) {
+	b.Helper()
+	h := modeltest.Typical(b, benchScans)
+	s := natstest.Open(b)
+	h.Publish(b, s, 1)
+	return s, len(h.Events)
+}
 
 // replay reads the whole log with an ordered consumer and looks at nothing.
 func replay(b *testing.B, s *eventstore.Store, n int) time.Duration {
@@ -33,49 +45,98 @@ func replay(b *testing.B, s *eventstore.Store, n int) time.Duration {
 	if err != nil {
 		b.Fatal(err)
 	}
-	defer cc.Stop()
 	<-all
-	return time.Since(begin)
+	took := time.Since(begin)
+	cc.Stop()
+	<-cc.Closed()
+	return took
 }
 
-func project(b *testing.B, s *eventstore.Store, n int) time.Duration {
+// following runs a runner over m while f does its work.
+func following(b *testing.B, s *eventstore.Store, m projections.Model, f func(*projections.Runner)) {
 	b.Helper()
-	m, err := jsonfile.Open(b.TempDir())
-	if err != nil {
-		b.Fatal(err)
-	}
-	defer m.Close()
-	begin := time.Now()
 	r, err := projections.NewRunner(b.Context(), s, m, slog.New(slog.DiscardHandler))
 	if err != nil {
 		b.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(b.Context())
-	done := make(chan error, 1)
-	go func() { done <- r.Run(ctx) }()
-	if err := r.WaitFor(ctx, events.Seq(n)); err != nil {
-		b.Fatal(err)
-	}
-	took := time.Since(begin)
+	var run sync.WaitGroup
+	run.Go(func() {
+		if err := r.Run(ctx); err != nil {
+			b.Error(err)
+		}
+	})
+	f(r)
 	cancel()
-	if err := <-done; err != nil {
-		b.Fatal(err)
-	}
-	return took
+	run.Wait()
 }
 
+// BenchmarkProjection reads one log three ways: an ordered consumer that decodes nothing, a runner that fills an empty model in files, and a rebuild
+// beside that model. Ratios of 1 would mean that decoding, applying and writing cost nothing.
 func BenchmarkProjection(b *testing.B) {
-	h := modeltest.Typical(b, 10_000)
-	s := natstest.Open(b)
-	h.Publish(b, s, 1)
-	n := len(h.Events)
-	var raw, live time.Duration
+	s, n := benchLog(b)
+	var raw, live, rebuild time.Duration
 	for b.Loop() {
 		raw += replay(b, s, n)
-		live += project(b, s, n)
+		m, err := jsonfile.Open(b.TempDir())
+		if err != nil {
+			b.Fatal(err)
+		}
+		begin := time.Now()
+		following(b, s, m, func(r *projections.Runner) {
+			if err := r.WaitFor(b.Context(), events.Seq(n)); err != nil {
+				b.Fatal(err)
+			}
+			live += time.Since(begin)
+			raw += replay(b, s, n)
+			report, err := r.Rebuild(b.Context())
+			if err != nil || report.Different > 0 {
+				b.Fatalf("%+v, %v", report, err)
+			}
+			rebuild += report.Took
+		})
+		if err := m.Close(); err != nil {
+			b.Fatal(err)
+		}
 	}
+	raw /= 2
 	per := float64(n) * float64(b.N)
 	b.ReportMetric(per/raw.Seconds(), "replay-events/s")
 	b.ReportMetric(per/live.Seconds(), "live-events/s")
+	b.ReportMetric(per/rebuild.Seconds(), "rebuild-events/s")
 	b.ReportMetric(raw.Seconds()/live.Seconds(), "live/replay")
+	b.ReportMetric(raw.Seconds()/rebuild.Seconds(), "rebuild/replay")
+}
+
+// BenchmarkStart opens a model and gets a runner ready that has nothing left to apply, with 100,000 events in the log.
+func BenchmarkStart(b *testing.B) {
+	s, n := benchLog(b)
+	dir := b.TempDir()
+	m, err := jsonfile.Open(dir)
+	if err != nil {
+		b.Fatal(err)
+	}
+	following(b, s, m, func(r *projections.Runner) {
+		if err := r.WaitFor(b.Context(), events.Seq(n)); err != nil {
+			b.Fatal(err)
+		}
+	})
+	if err := m.Close(); err != nil {
+		b.Fatal(err)
+	}
+	for b.Loop() {
+		m, err := jsonfile.Open(dir)
+		if err != nil {
+			b.Fatal(err)
+		}
+		following(b, s, m, func(r *projections.Runner) {
+			if r.At() != events.Seq(n) {
+				b.Fatalf("ready at %d, want %d", r.At(), n)
+			}
+		})
+		if err := m.Close(); err != nil {
+			b.Fatal(err)
+		}
+	}
+	b.ReportMetric(float64(b.Elapsed().Milliseconds())/float64(b.N), "ms/start")
 }

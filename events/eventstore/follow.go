@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"iter"
+	"runtime"
+	"slices"
 	"sync"
 	"time"
 
@@ -99,27 +101,29 @@ func (s *Store) FollowBatches(ctx context.Context, after events.Seq, limit int, 
 					}
 					return
 				}
-				batch = batch[:0]
-				for i, m := range msgs {
-					r, err := decodeMsg(m)
+				var problems map[int]error
+				batch, problems = decodeAll(msgs, batch[:0])
+				sent := 0
+				for i, r := range batch {
+					err := problems[i]
 					_, goOn := errors.AsType[*UnreadableError](err)
 					if (err == nil || goOn) && len(filters) == 0 && r.Seq != last+1 {
 						err, goOn = &GapError{last, r.Seq}, false
 					}
 					last = r.Seq
 					if err == nil {
-						batch = append(batch, r)
 						continue
 					}
-					if len(batch) > 0 {
-						if !put(decoded{batch: batch}) {
-							return
-						}
-						batch = make([]events.Recorded, 0, len(msgs)-i)
+					if i > sent && !put(decoded{batch: slices.Clone(batch[sent:i])}) {
+						return
 					}
 					if !put(decoded{err: err}) || !goOn {
 						return
 					}
+					sent = i + 1
+				}
+				if sent > 0 {
+					batch = slices.Clone(batch[sent:])
 				}
 				if len(batch) == 0 {
 					giveBack(free, batch)
@@ -142,7 +146,7 @@ func (s *Store) FollowBatches(ctx context.Context, after events.Seq, limit int, 
 	}
 }
 
-// giveBack drops what does not fit: one more was made for the rest of a batch that had an unreadable event.
+// giveBack drops what does not fit: copies were made of a batch that had an unreadable event.
 func giveBack(free chan<- []events.Recorded, batch []events.Recorded) {
 	select {
 	case free <- batch:
@@ -265,14 +269,46 @@ func (s *Store) consumeFrom(ctx context.Context, stream string, cfg jetstream.Or
 	}
 }
 
+// decodeAll decodes msgs into batch, with several goroutines where there are many, and returns what was wrong with which.
+func decodeAll(msgs []jetstream.Msg, batch []events.Recorded) ([]events.Recorded, map[int]error) {
+	const worth = 64 // messages for one goroutine
+	batch = slices.Grow(batch, len(msgs))[:len(msgs)]
+	var (
+		mu       sync.Mutex // guards problems
+		problems map[int]error
+		workers  sync.WaitGroup
+	)
+	each := max(worth, (len(msgs)+runtime.GOMAXPROCS(0)-1)/runtime.GOMAXPROCS(0))
+	part := func(from, to int) {
+		for i := from; i < to; i++ {
+			var err error
+			if batch[i], err = decodeMsg(msgs[i]); err != nil {
+				mu.Lock()
+				if problems == nil {
+					problems = map[int]error{}
+				}
+				problems[i] = err
+				mu.Unlock()
+			}
+		}
+	}
+	for from := each; from < len(msgs); from += each {
+		workers.Go(func() { part(from, min(from+each, len(msgs))) })
+	}
+	part(0, min(each, len(msgs)))
+	workers.Wait()
+	return batch, problems
+}
+
 func decodeMsg(m jetstream.Msg) (events.Recorded, error) {
 	md, err := m.Metadata()
 	if err != nil {
 		return events.Recorded{}, fmt.Errorf("follow: %w", err)
 	}
-	r, err := events.Decode(events.Message{Subject: m.Subject(), Header: fromHeader(m.Headers()), Body: m.Data()}, events.Seq(md.Sequence.Stream))
+	h := m.Headers()
+	r, err := events.DecodeFrom(m.Subject(), func(name string) string { return firstOf(h, name) }, m.Data(), events.Seq(md.Sequence.Stream))
 	if err != nil {
-		r.Seq, r.Kind = events.Seq(md.Sequence.Stream), events.Kind(firstOf(m.Headers(), "ce-type"))
+		r.Seq, r.Kind = events.Seq(md.Sequence.Stream), events.Kind(firstOf(h, "ce-type"))
 		var bad error
 		if r.Aggregate, _, bad = events.ParseSubject(m.Subject()); bad != nil {
 			r.Aggregate = events.Aggregate{Region: events.Region(""), Kind: "unknown", ID: m.Subject()}

@@ -209,9 +209,11 @@ func (e *edition) readSnapshot(generation int) error {
 			e.check = *head.Checkpoint
 			continue
 		}
-		if err := e.rows.readLine(line); err != nil {
+		put, err := e.rows.readLine(line)
+		if err != nil {
 			return fmt.Errorf("%s line %d: %w", f.Name(), n, err)
 		}
+		put()
 	}
 }
 
@@ -219,28 +221,27 @@ func (e *edition) readSnapshot(generation int) error {
 func (e *edition) readTail(f *os.File) (int64, error) {
 	r := bufio.NewReaderSize(f, 1<<20)
 	var good, at int64
-	var pending [][]byte
+	var pending []func() // what the rows of a transaction do when its end is there
 	for {
 		line, err := r.ReadBytes('\n')
 		if err != nil {
 			break // the file ends, perhaps inside a line
 		}
 		at += int64(len(line))
-		if !json.Valid(line) {
-			break // what a power cut left
-		}
 		if !bytes.HasPrefix(line, []byte(`{"end":`)) {
-			pending = append(pending, line)
+			put, err := e.rows.readLine(line)
+			if err != nil {
+				break // what a power cut left
+			}
+			pending = append(pending, put)
 			continue
 		}
 		var l end
 		if err := json.Unmarshal(line, &l); err != nil || l.End == nil || l.After != e.check.Seq || l.End.Seq <= l.After {
 			break // a power cut took transactions before this one: the log brings them again
 		}
-		for _, p := range pending {
-			if err := e.rows.readLine(p); err != nil {
-				return 0, fmt.Errorf("%s: %w", f.Name(), err)
-			}
+		for _, put := range pending {
+			put()
 		}
 		e.check = *l.End
 		pending, good = pending[:0], at

@@ -32,7 +32,7 @@ type Model struct {
 var ErrClosed = errors.New("read models are closed")
 
 // minSnapshot is how large a tail grows at least before the next generation; beyond, until it is as large as the snapshot.
-const minSnapshot = 16 << 20
+const minSnapshot = 32 << 20
 
 // Open opens the model in dir, or makes an empty one. What a crash left is repaired; a model of another schema is thrown away and starts
 // from nothing, to be filled from the log.
