@@ -16,25 +16,28 @@ type Hash string
 // border: the previous hash, the subject, the version, the ce-* attributes, actor, cause, command and key headers sorted by
 // name, and the stored bytes. Transport headers (message id, expectations, batch, trace) are not covered.
 func Link(prev Hash, m Message) Hash {
-	h := sha256.New()
-	field(h, string(prev))
-	field(h, m.Subject)
-	var names []string
+	names := make([]string, 0, 16)
 	for name := range m.Header {
 		if covered(name) {
 			names = append(names, name)
 		}
 	}
 	slices.Sort(names)
+	b := make([]byte, 0, 1024+len(m.Body)) // hashed in one go: hashing field by field costs more than the hash
+	b = appendField(b, string(prev))
+	b = appendField(b, m.Subject)
 	for _, name := range names {
-		field(h, name)
-		field(h, m.Header[name])
+		b = appendField(b, name)
+		b = appendField(b, m.Header[name])
 	}
-	var n [8]byte
-	binary.BigEndian.PutUint64(n[:], uint64(len(m.Body)))
-	h.Write(n[:])
-	h.Write(m.Body)
-	return Hash(hex.EncodeToString(h.Sum(nil)))
+	b = binary.BigEndian.AppendUint64(b, uint64(len(m.Body)))
+	b = append(b, m.Body...)
+	sum := sha256.Sum256(b)
+	return Hash(hex.EncodeToString(sum[:]))
+}
+
+func appendField(b []byte, s string) []byte {
+	return append(binary.BigEndian.AppendUint64(b, uint64(len(s))), s...)
 }
 
 func covered(header string) bool {

@@ -41,6 +41,9 @@ func Encode(a Aggregate, head Head, meta Meta, evs ...Event) ([]Message, Head, e
 		return nil, head, err
 	}
 	msgs := make([]Message, len(evs))
+	prefix := string(meta.Command) + "/" + string(a.Kind) + "/" + a.ID + "/"
+	source := "/" + string(a.Region) + "/" + string(a.Kind) + "/" + a.ID
+	at := utc(meta.At).Format(time.RFC3339Nano)
 	for i, e := range evs {
 		row, ok := kindRowOf(e)
 		if !ok {
@@ -56,13 +59,13 @@ func Encode(a Aggregate, head Head, meta Meta, evs ...Event) ([]Message, Head, e
 		if len(body) > MaxBody {
 			return nil, head, fmt.Errorf("%s is %d bytes, at most %d", row.kind, len(body), MaxBody)
 		}
-		id := string(meta.Command) + "/" + string(a.Kind) + "/" + a.ID + "/" + strconv.Itoa(i)
+		id := prefix + strconv.Itoa(i)
 		m := Message{Subject: a.Subject(e), Body: body, Header: map[string]string{
 			"ce-specversion":     "1.0",
 			"ce-id":              id,
 			"ce-type":            string(row.kind),
-			"ce-source":          "/" + string(a.Region) + "/" + string(a.Kind) + "/" + a.ID,
-			"ce-time":            utc(meta.At).Format(time.RFC3339Nano),
+			"ce-source":          source,
+			"ce-time":            at,
 			"ce-dataschema":      "vega:" + string(row.kind) + "/" + strconv.Itoa(row.schema),
 			"ce-datacontenttype": "application/json",
 			headerActor:          string(meta.Actor),
@@ -82,6 +85,23 @@ func Encode(a Aggregate, head Head, meta Meta, evs ...Event) ([]Message, Head, e
 		msgs[i] = m
 	}
 	return msgs, head, nil
+}
+
+// Record returns the events of one Encode as they are in the log once the last of them is stored at sequence last: what Decode would return,
+// without decoding.
+func Record(a Aggregate, meta Meta, msgs []Message, last Seq, evs ...Event) []Recorded {
+	meta.At = utc(meta.At)
+	out := make([]Recorded, len(msgs))
+	for i, m := range msgs {
+		row, _ := kindRowOf(evs[i])
+		version, _ := strconv.ParseUint(m.Header[headerVersion], 10, 64) // Encode wrote it
+		out[i] = Recorded{
+			Envelope: Envelope{Meta: meta, Aggregate: a, ID: m.Header["ce-id"], Kind: row.kind, Schema: row.schema, Version: Version(version), Hash: Hash(m.Header[headerHash])},
+			Seq:      last - Seq(len(msgs)-1-i), // the events of one command lie next to each other
+			Event:    evs[i],
+		}
+	}
+	return out
 }
 
 // CheckMeta says what is missing or malformed in a command's metadata.

@@ -120,7 +120,7 @@ func (n *node) openLog(ctx context.Context) error {
 		}
 	}
 	n.closers = append(n.closers, func() error { nc.Close(); return nil })
-	store, err := eventstore.Open(ctx, nc, eventstore.Options{Region: n.cfg.Region, SyncAlways: syncAlways})
+	store, err := eventstore.Open(ctx, nc, eventstore.Options{Region: n.cfg.Region, SyncAlways: syncAlways, Room: func() error { return n.disk().Run(ctx) }})
 	if err != nil {
 		return err
 	}
@@ -256,12 +256,16 @@ func (n *node) openAPI(ctx context.Context) error {
 		Stages:      engine.StageNames(),
 		MaxAttempts: n.cfg.Worker.MaxAttempts,
 		Limits:      limits(n.cfg),
+		Checks:      []api.Check{n.disk()},
 		Log:         n.log,
 		Metrics:     metrics,
 		Version:     buildVersion(),
 	})
 	return err
 }
+
+// disk checks that the data folder's disk has room: before each write to the log, and for readyz.
+func (n *node) disk() api.Check { return api.FreeSpace(n.cfg.DataDir, uint64(n.cfg.Log.MinFree)) }
 
 // workers lists the fleet as the API shows it.
 func (n *node) workers(ctx context.Context) ([]api.Worker, error) {

@@ -15,6 +15,9 @@ type Config struct {
 
 	// Sync says when the embedded server's writes reach the disk.
 	Sync SyncPolicy `env:"VEGA_NATS_SYNC, default=always" oneof:"always default" doc:"When the embedded server's writes reach the disk: always before they are acknowledged (survives power loss), or default, every two minutes (survives a crash of the process)."`
+
+	// MinFree is how much of the disk stays free, in bytes.
+	MinFree int64 `env:"VEGA_MIN_FREE_BYTES, default=67108864" min:"1048576" doc:"How much of the disk that holds VEGA_DATA_DIR stays free, in bytes. With less, writes are answered 503 until there is room again."`
 }
 
 // SyncPolicy says when the embedded server's writes reach the disk.

@@ -36,6 +36,9 @@ func (s *Store) PublishFeed(id events.ScanID, l FeedLine) error {
 	if len(b) > MaxFeedLine {
 		return fmt.Errorf("feed of %s: a line of %d bytes, at most %d", id, len(b), MaxFeedLine)
 	}
+	if err := s.room(); err != nil {
+		return fmt.Errorf("feed of %s: %w: %w", id, ErrFull, err)
+	}
 	if err := s.nc.PublishMsg(&nats.Msg{Subject: events.FeedSubject(s.region, id), Data: b}); err != nil {
 		return fmt.Errorf("feed of %s: %w", id, err)
 	}

@@ -331,6 +331,7 @@ type LogInfo struct {
 	Created time.Time // a stream that was recreated has another one
 	First   events.Seq
 	Last    events.Seq
+	Count   uint64 // of events; fewer than up to Last when the server lost some
 	Bytes   uint64
 }
 
@@ -341,5 +342,5 @@ func (s *Store) Info(ctx context.Context) (LogInfo, error) {
 		return LogInfo{}, fmt.Errorf("%w: %w", ErrUnavailable, err)
 	}
 	i := st.CachedInfo()
-	return LogInfo{i.Config.Name, i.Created.UTC(), events.Seq(i.State.FirstSeq), events.Seq(i.State.LastSeq), i.State.Bytes}, nil
+	return LogInfo{i.Config.Name, i.Created.UTC(), events.Seq(i.State.FirstSeq), events.Seq(i.State.LastSeq), i.State.Msgs, i.State.Bytes}, nil
 }

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -42,6 +43,9 @@ type Options struct {
 	SyncAlways bool
 	// Patience bounds how long Append and Load keep trying while the log does not answer; 10 s when zero.
 	Patience time.Duration
+	// Room is asked before anything is written; its error is returned with ErrFull, and nothing is stored. A server whose disk fills up in the middle of
+	// a write leaves a hole in its stream and takes nothing more until it is restarted, so the log stops before that. Nil: nobody is asked.
+	Room func() error
 }
 
 // Store is one region's event log. It is safe for concurrent use.
@@ -51,6 +55,7 @@ type Store struct {
 	region   events.Region
 	stream   string
 	patience time.Duration
+	room     func() error
 	replies  *replies
 	appender *appender // nil: publish directly
 }
@@ -72,7 +77,10 @@ func Open(ctx context.Context, nc *nats.Conn, o Options) (*Store, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Store{nc: nc, js: js, region: o.Region, stream: StreamName(o.Region), patience: o.Patience, replies: rep}
+	s := &Store{nc: nc, js: js, region: o.Region, stream: StreamName(o.Region), patience: o.Patience, room: o.Room, replies: rep}
+	if s.room == nil {
+		s.room = func() error { return nil }
+	}
 	if s.patience == 0 {
 		s.patience = 10 * time.Second
 	}
@@ -110,37 +118,55 @@ func (s *Store) Append(ctx context.Context, a events.Aggregate, head events.Head
 	if err != nil {
 		return nil, fmt.Errorf("append to %s: %w", a, err)
 	}
-	last, err := s.commit(ctx, a, head, msgs)
+	done, err := s.commit(ctx, a, head, msgs)
 	if err != nil {
 		return nil, fmt.Errorf("append to %s: %w", a, err)
 	}
-	out := make([]events.Recorded, len(msgs))
-	for i, m := range msgs {
-		// The events of one command lie next to each other: a batch is stored as a block.
-		seq := last - events.Seq(len(msgs)-1-i)
-		if out[i], err = events.Decode(m, seq); err != nil {
+	if done.found == nil {
+		return events.Record(a, meta, msgs, done.last, evs...), nil
+	}
+	// An earlier try stored them, perhaps decided at another moment: what is in the log is what happened.
+	out := make([]events.Recorded, len(done.found))
+	for i, m := range done.found {
+		if out[i], err = link(a, head, m); err != nil {
 			return nil, fmt.Errorf("append to %s: %w", a, err)
 		}
-		out[i].Event = evs[i]
+		head = out[i].Head()
 	}
 	return out, nil
 }
 
+// done is how a commit ended well: found holds the messages when they were in the log already.
+type done struct {
+	last  events.Seq
+	found []stored
+}
+
 // commit tries until the outcome is known or patience ends. Every try after the first begins by asking the log what became of the
 // one before.
-func (s *Store) commit(ctx context.Context, a events.Aggregate, head events.Head, msgs []events.Message) (events.Seq, error) {
-	c := &command{filter: a.Filter(), expected: head.Seq, msgs: toNATS(msgs, s.stream, a.Filter(), head.Seq), done: make(chan outcome, 1)}
-	deadline := time.Now().Add(s.patience)
-	pause := newBackoff()
+func (s *Store) commit(ctx context.Context, a events.Aggregate, head events.Head, msgs []events.Message) (done, error) {
+	if err := s.room(); err != nil {
+		return done{}, fmt.Errorf("%w: %w", ErrFull, err)
+	}
+	filter := a.Filter()
+	c := &command{filter: filter, expected: head.Seq, msgs: toNATS(msgs, s.stream, filter, head.Seq), done: make(chan outcome, 1)}
+	var deadline time.Time // of the patience, which begins with the first trouble
+	var pause *backoff
+	late := func() bool {
+		if pause == nil {
+			deadline, pause = time.Now().Add(s.patience), newBackoff()
+		}
+		return time.Now().After(deadline)
+	}
 	for try := 0; ; try++ {
 		if try > 0 || s.appender.wary() {
-			seq, err := s.settle(ctx, c)
+			found, err := s.settle(ctx, c)
 			if !errors.Is(err, errUntouched) {
-				if err == nil || errors.Is(err, ErrConflict) || ctx.Err() != nil || time.Now().After(deadline) {
-					return seq, err
+				if err == nil || errors.Is(err, ErrConflict) || ctx.Err() != nil || late() {
+					return done{found: found}, err
 				}
 				if werr := pause.wait(ctx); werr != nil {
-					return 0, werr
+					return done{}, werr
 				}
 				continue
 			}
@@ -148,20 +174,20 @@ func (s *Store) commit(ctx context.Context, a events.Aggregate, head events.Head
 		c.alone = try > 2 // a batch that keeps being refused is not worth joining
 		seq, err := s.send(ctx, c)
 		if err == nil {
-			return seq, nil
+			return done{last: seq}, nil
 		}
 		if final := finalError(err); final != nil {
-			return 0, final
+			return done{}, final
 		}
 		if ctx.Err() != nil {
-			return 0, ctx.Err()
+			return done{}, ctx.Err()
 		}
-		if time.Now().After(deadline) {
-			return 0, fmt.Errorf("%w: %w", ErrUnavailable, err)
+		if late() {
+			return done{}, fmt.Errorf("%w: %w", ErrUnavailable, err)
 		}
 		if !errors.Is(err, errRefused) || try > 0 {
 			if werr := pause.wait(ctx); werr != nil {
-				return 0, werr
+				return done{}, werr
 			}
 		}
 	}
@@ -181,29 +207,30 @@ func (s *Store) send(ctx context.Context, c *command) (events.Seq, error) {
 // errUntouched says that the aggregate stands where the command expects it and nothing of the command is stored.
 var errUntouched = errors.New("nothing stored yet")
 
-// settle asks the leader what became of c: its last sequence when it is stored, ErrConflict when something else took its
+// settle asks the leader what became of c: its messages as they are stored, ErrConflict when something else took its
 // place, errUntouched when it may be sent again, ErrUnavailable when there is no answer.
-func (s *Store) settle(ctx context.Context, c *command) (events.Seq, error) {
+func (s *Store) settle(ctx context.Context, c *command) ([]stored, error) {
 	last, err := s.leaderLast(ctx, c.filter)
 	if err != nil {
-		return 0, err
+		return nil, err
 	}
 	if last.seq == c.expected {
-		return 0, errUntouched
+		return nil, errUntouched
 	}
 	next := c.expected + 1
+	var found []stored
 	for _, m := range c.msgs {
-		stored, err := s.leaderGet(ctx, map[string]any{"seq": next, "next_by_subj": c.filter})
+		x, err := s.leaderGet(ctx, map[string]any{"seq": next, "next_by_subj": c.filter})
 		if err != nil {
-			return 0, err
+			return nil, err
 		}
-		if stored.seq == 0 || stored.msg.Header[events.HeaderMsgID] != m.Header.Get(events.HeaderMsgID) {
-			return 0, ErrConflict
+		if x.seq == 0 || x.msg.Header[events.HeaderMsgID] != m.Header.Get(events.HeaderMsgID) {
+			return nil, ErrConflict
 		}
-		last.seq = stored.seq
-		next = stored.seq + 1
+		found = append(found, x)
+		next = x.seq + 1
 	}
-	return last.seq, nil
+	return found, nil
 }
 
 // stored is a message as the server returns it; seq 0 means that there is none.
@@ -269,11 +296,10 @@ func finalError(err error) error {
 	switch api.ErrorCode {
 	case 10023, 10028, 10047: // insufficient resources, memory or storage exceeded
 		return ErrFull
-	case 10077: // message exceeds a stream limit
-		if api.Description != "" {
+	case 10077: // the stream did not take it: full, or closing, which is not final
+		if strings.Contains(api.Description, "maximum") {
 			return fmt.Errorf("%w: %s", ErrFull, api.Description)
 		}
-		return ErrFull
 	case 10054: // message larger than the server takes
 		return api
 	}
@@ -284,13 +310,18 @@ func toNATS(msgs []events.Message, stream, filter string, expected events.Seq) [
 	out := make([]*nats.Msg, len(msgs))
 	for i, m := range msgs {
 		h := make(nats.Header, len(m.Header)+6)
-		for k, v := range m.Header {
-			h[k] = []string{v}
+		values := make([]string, 0, len(m.Header)+3) // one array for all: a slice per header would cost as much as the rest
+		set := func(name, value string) {
+			values = append(values, value)
+			h[name] = values[len(values)-1 : len(values) : len(values)]
 		}
-		h[jetstream.ExpectedStreamHeader] = []string{stream}
+		for k, v := range m.Header {
+			set(k, v)
+		}
+		set(jetstream.ExpectedStreamHeader, stream)
 		if i == 0 {
-			h[jetstream.ExpectedLastSubjSeqHeader] = []string{strconv.FormatUint(uint64(expected), 10)}
-			h[jetstream.ExpectedLastSubjSeqSubjHeader] = []string{filter}
+			set(jetstream.ExpectedLastSubjSeqHeader, strconv.FormatUint(uint64(expected), 10))
+			set(jetstream.ExpectedLastSubjSeqSubjHeader, filter)
 		}
 		out[i] = &nats.Msg{Subject: m.Subject, Header: h, Data: m.Body}
 	}

@@ -189,6 +189,33 @@ func TestFollowCatchesUpAndGoesOn(t *testing.T) {
 	}
 }
 
+func TestNothingIsWrittenWithoutRoom(t *testing.T) {
+	t.Parallel()
+	s := natstest.Open(t)
+	full := true
+	tight, err := eventstore.Open(t.Context(), s.Conn(), eventstore.Options{Region: natstest.Region, Room: func() error {
+		if full {
+			return errors.New("3 bytes are free")
+		}
+		return nil
+	}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(tight.Close)
+	a := events.ScanOf(natstest.Region, "scan_test_one")
+	if _, err := tight.Append(t.Context(), a, events.Head{}, meta("c1"), queued(3)); !errors.Is(err, eventstore.ErrFull) || !errors.Is(err, eventstore.ErrUnavailable) {
+		t.Errorf("append without room = %v, want ErrFull", err)
+	}
+	if info, err := s.Info(t.Context()); err != nil || info.Last != 0 {
+		t.Errorf("the log ends at %d, %v", info.Last, err)
+	}
+	full = false
+	if _, err := tight.Append(t.Context(), a, events.Head{}, meta("c1"), queued(3)); err != nil {
+		t.Errorf("append with room again: %v", err)
+	}
+}
+
 func TestOpenRefusesALogThatIsNotSetUp(t *testing.T) {
 	t.Parallel()
 	srv, err := eventstore.StartEmbedded(eventstore.EmbeddedOptions{Dir: t.TempDir()})
