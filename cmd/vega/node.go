@@ -150,21 +150,24 @@ func (n *node) run(ctx context.Context, l net.Listener, ready func()) (err error
 			}
 		})
 	}
+	// What follows ends with ctx, or when one of the parts fails.
+	front, stopFront := context.WithCancel(ctx)
+	defer stopFront()
+	context.AfterFunc(base, stopFront)
 	start("read models", n.runner.Run)
-	if err := n.recover(base); err != nil {
+	if err := n.recover(front); err != nil {
+		if ctx.Err() != nil {
+			return nil // asked to stop before it was ready
+		}
 		return cmp.Or(context.Cause(base), err)
 	}
-	if err := n.openWorker(base); err != nil {
+	if err := n.openWorker(front); err != nil {
 		return err
 	}
 	start("queue", func(ctx context.Context) error { return n.queue.Run(ctx, n.from) })
 	start("heartbeat", n.member.Run)
 	start("maintenance", maintenance.New(n.store, n.model, n.cfg.Maintenance.RunningStale, n.log).Run)
 
-	// What follows ends with ctx, or when one of the parts above failed.
-	front, stopFront := context.WithCancel(ctx)
-	defer stopFront()
-	context.AfterFunc(base, stopFront)
 	var fronts sync.WaitGroup
 	var workErr, apiErr error
 	if err := n.openAPI(base); err != nil {

@@ -23,8 +23,17 @@ type Admission struct {
 	store *eventstore.Store
 	limit int
 	// queues keep this process's requests of one user from racing each other for the same append; other processes are kept away by the log.
-	queues [64]sync.Mutex
+	queues [64]queue
 }
+
+// queue is where users of one hash take turns.
+type queue struct {
+	mu   sync.Mutex                        // held over a user's load and append
+	last map[events.UserID]events.Recorded // slots as this process last saw them; a hint, forgotten when it is large or wrong
+}
+
+// maxRemembered bounds what a queue remembers.
+const maxRemembered = 1000
 
 // NewAdmission returns an admission of at most limit active scans a user.
 func NewAdmission(store *eventstore.Store, limit int) *Admission {
@@ -64,13 +73,17 @@ func (a *Admission) take(ctx context.Context, meta events.Meta, id events.ScanID
 	h := fnv.New32a()
 	_, _ = h.Write([]byte(user)) // a hash never fails
 	q := &a.queues[h.Sum32()%uint32(len(a.queues))]
-	q.Lock()
-	defer q.Unlock()
+	q.mu.Lock()
+	defer q.mu.Unlock()
 	slots := events.SlotsOf(a.store.Region(), user)
-	for ctx.Err() == nil {
-		last, known, err := a.store.LoadLast(ctx, slots)
-		if err != nil {
-			return err
+	for fresh := false; ctx.Err() == nil; fresh = true {
+		last, known := q.last[user]
+		if fresh || !known {
+			var err error
+			if last, known, err = a.store.LoadLast(ctx, slots); err != nil {
+				return err
+			}
+			fresh = true
 		}
 		var (
 			state scan.Slots
@@ -88,17 +101,33 @@ func (a *Admission) take(ctx context.Context, meta events.Meta, id events.ScanID
 		if broken != nil {
 			return broken
 		}
+		if (err != nil || len(evs) == 0) && !fresh {
+			continue // only what the log says now may refuse
+		}
 		if err != nil || len(evs) == 0 {
 			return err
 		}
 		// Being in the set is what makes a retry harmless here, so each try is a command of its own: an id that was dropped may come back.
 		try := meta
 		try.Command = events.CommandIDFor(string(meta.Command), "slot", strconv.FormatUint(uint64(head.Seq), 10))
-		if _, err = a.store.Append(ctx, slots, head, try, evs...); !errors.Is(err, eventstore.ErrConflict) {
+		recorded, err := a.store.Append(ctx, slots, head, try, evs...)
+		if err == nil {
+			q.remember(user, recorded[0])
+			return nil
+		}
+		if !errors.Is(err, eventstore.ErrConflict) {
 			return err
 		}
 	}
 	return ctx.Err()
+}
+
+// remember needs mu.
+func (q *queue) remember(user events.UserID, r events.Recorded) {
+	if q.last == nil || len(q.last) >= maxRemembered {
+		q.last = map[events.UserID]events.Recorded{}
+	}
+	q.last[user] = r
 }
 
 // over asks the log whether a scan still counts. An id that has no event long after it was reserved is closed here; should its creator
