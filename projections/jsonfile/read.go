@@ -115,12 +115,7 @@ func (m *Model) Queue(context.Context) (map[events.Priority]int, error) {
 	defer m.mu.RUnlock()
 	n := map[events.Priority]int{}
 	for _, p := range events.Priorities() {
-		n[p] = 0
-	}
-	for _, s := range m.live.rows.open {
-		if s.Status == scan.Queued {
-			n[s.Priority]++
-		}
+		n[p] = len(m.live.rows.waiting.lines[p])
 	}
 	return n, nil
 }
@@ -129,21 +124,7 @@ func (m *Model) Queue(context.Context) (map[events.Priority]int, error) {
 func (m *Model) QueuePosition(_ context.Context, id events.ScanID) (int, error) {
 	m.mu.RLock()
 	defer m.mu.RUnlock()
-	me, ok := m.live.rows.scans.get(string(id))
-	if !ok || me.Status != scan.Queued {
-		return 0, nil
-	}
-	n := 1
-	for _, s := range m.live.rows.open {
-		if s.Status != scan.Queued || s.ID == id {
-			continue
-		}
-		mine, theirs := slices.Index(events.Priorities(), me.Priority), slices.Index(events.Priorities(), s.Priority)
-		if theirs < mine || (theirs == mine && s.Ready < me.Ready) {
-			n++
-		}
-	}
-	return n, nil
+	return m.live.rows.waiting.position(id), nil
 }
 
 // Findings lists findings, worst first.

@@ -190,12 +190,14 @@ type rowSet struct {
 	triages      *table[projections.Triage]
 	parked       *table[projections.Parked]
 
-	open map[events.ScanID]*projections.Scan // those that are not over
+	open    map[events.ScanID]*projections.Scan // those that are not over
+	waiting *queue                              // those of them that wait
 }
 
 func newRowSet() *rowSet {
 	s := &rowSet{
 		open:     map[events.ScanID]*projections.Scan{},
+		waiting:  newQueue(),
 		projects: newTable("project", func(r *projections.Project) string { return string(r.ID) }, nil),
 		repositories: newTable("repository", func(r *projections.Repository) string { return string(r.ID) },
 			func(r *projections.Repository) []string { return []string{string(r.Project)} }),
@@ -209,6 +211,7 @@ func newRowSet() *rowSet {
 		parked:  newTable("parked", func(r *projections.Parked) string { return r.Aggregate }, nil),
 	}
 	s.scans.seen = func(r *projections.Scan) {
+		s.waiting.look(r)
 		if r.Status.Terminal() {
 			delete(s.open, r.ID)
 		} else {
