@@ -163,7 +163,7 @@ func applyScan(tx Tx, r events.Recorded) error {
 			s.StartedAt = r.At
 		}
 	case events.StageCompleted:
-		s.Stages = append(s.Stages[:len(s.Stages):len(s.Stages)], e)
+		s.Stages = append(s.Stages[:len(s.Stages):len(s.Stages)], Stage{e, r.At})
 		s.Rejected += e.Rejected
 	case events.FindingsRecorded:
 		for _, f := range e.Findings {

@@ -66,35 +66,41 @@ type (
 
 	// Scan with everything but its findings.
 	Scan struct {
-		ID         events.ScanID           `json:"id"`
-		Project    events.ProjectID        `json:"project_id"`
-		Repository events.RepositoryID     `json:"repository_id"`
-		Snapshot   events.SnapshotID       `json:"snapshot_id"`
-		User       events.UserID           `json:"user_id"`
-		Paths      []string                `json:"paths,omitempty"`
-		Model      string                  `json:"model,omitempty"`
-		Priority   events.Priority         `json:"priority"`
-		RerunOf    events.ScanID           `json:"rerun_of,omitempty"`
-		Profile    int                     `json:"threat_profile_version,omitempty"`
-		Status     scan.Status             `json:"status"`
-		Attempt    int                     `json:"attempt"`
-		MaxAttempt int                     `json:"max_attempts"`
-		Worker     events.WorkerID         `json:"worker_id,omitempty"`
-		Generation events.Seq              `json:"generation,omitempty"`
-		Ready      events.Seq              `json:"ready_seq"` // the event that makes it wait; its place in the queue
-		Stages     []events.StageCompleted `json:"stages,omitempty"`
-		Coverage   events.Coverage         `json:"coverage"`
-		Counts     events.Counts           `json:"findings"`
-		Rejected   int                     `json:"rejected,omitempty"`
-		Usage      events.Usage            `json:"usage"`
-		Failure    *events.ScanFailed      `json:"error,omitempty"`
-		CreatedAt  time.Time               `json:"created_at"`
-		ClaimedAt  time.Time               `json:"claimed_at,omitzero"`
-		StartedAt  time.Time               `json:"started_at,omitzero"`
-		FinishedAt time.Time               `json:"finished_at,omitzero"`
-		Version    events.Version          `json:"version"`
-		Created    events.Seq              `json:"created_seq"`
-		Seq        events.Seq              `json:"seq"`
+		ID         events.ScanID       `json:"id"`
+		Project    events.ProjectID    `json:"project_id"`
+		Repository events.RepositoryID `json:"repository_id"`
+		Snapshot   events.SnapshotID   `json:"snapshot_id"`
+		User       events.UserID       `json:"user_id"`
+		Paths      []string            `json:"paths,omitempty"`
+		Model      string              `json:"model,omitempty"`
+		Priority   events.Priority     `json:"priority"`
+		RerunOf    events.ScanID       `json:"rerun_of,omitempty"`
+		Profile    int                 `json:"threat_profile_version,omitempty"`
+		Status     scan.Status         `json:"status"`
+		Attempt    int                 `json:"attempt"`
+		MaxAttempt int                 `json:"max_attempts"`
+		Worker     events.WorkerID     `json:"worker_id,omitempty"`
+		Generation events.Seq          `json:"generation,omitempty"`
+		Ready      events.Seq          `json:"ready_seq"` // the event that makes it wait; its place in the queue
+		Stages     []Stage             `json:"stages,omitempty"`
+		Coverage   events.Coverage     `json:"coverage"`
+		Counts     events.Counts       `json:"findings"`
+		Rejected   int                 `json:"rejected,omitempty"`
+		Usage      events.Usage        `json:"usage"`
+		Failure    *events.ScanFailed  `json:"error,omitempty"`
+		CreatedAt  time.Time           `json:"created_at"`
+		ClaimedAt  time.Time           `json:"claimed_at,omitzero"`
+		StartedAt  time.Time           `json:"started_at,omitzero"`
+		FinishedAt time.Time           `json:"finished_at,omitzero"`
+		Version    events.Version      `json:"version"`
+		Created    events.Seq          `json:"created_seq"`
+		Seq        events.Seq          `json:"seq"`
+	}
+
+	// Stage of a scan whose result is recorded.
+	Stage struct {
+		events.StageCompleted
+		FinishedAt time.Time `json:"finished_at"`
 	}
 
 	// Finding as one scan saw it. Its id is the same in every scan of the repository.

@@ -9,7 +9,6 @@ import (
 	"path"
 	"slices"
 	"strings"
-	"time"
 	"unicode"
 	"unicode/utf8"
 
@@ -128,35 +127,11 @@ func (s *Server) showScan(ctx context.Context, row projections.Scan, seq events.
 	if err != nil {
 		return nil, err
 	}
-	out := &one[scanBody]{ETag: etag(row.Version), Body: s.shapeScan(row, queue, s.stageEnds(ctx, row))}
+	out := &one[scanBody]{ETag: etag(row.Version), Body: s.shapeScan(row, queue)}
 	if seq > 0 {
 		out.Sequence = seqText(seq)
 	}
 	return out, nil
-}
-
-// stageEnds reads from the log when a scan's stages ended, which the read model does not keep. While the log is away nobody knows.
-func (s *Server) stageEnds(ctx context.Context, row projections.Scan) map[string]time.Time {
-	if len(row.Stages) == 0 {
-		return nil
-	}
-	ctx, cancel := context.WithTimeout(ctx, time.Second)
-	defer cancel()
-	past, _, err := s.Store.Load(ctx, events.ScanOf(s.region, row.ID), events.Head{})
-	if err != nil {
-		return nil
-	}
-	return endsOf(past)
-}
-
-func endsOf(past []events.Recorded) map[string]time.Time {
-	ends := map[string]time.Time{}
-	for _, r := range past {
-		if e, ok := r.Event.(events.StageCompleted); ok {
-			ends[e.Stage] = r.At
-		}
-	}
-	return ends
 }
 
 // cleanPaths checks what is to be audited. Paths are taken as they are, apart from a slash at the end; "." alone is everything.
@@ -217,7 +192,7 @@ func (s *Server) scans(ctx context.Context, f projections.ScanFilter, p projecti
 			queue, err = s.Model.QueuePosition(ctx, r.ID)
 			broken = errors.Join(broken, err)
 		}
-		return s.shapeScan(r, queue, nil)
+		return s.shapeScan(r, queue)
 	})
 	return out, broken
 }
@@ -232,11 +207,11 @@ func (s *Server) getScan(ctx context.Context, in *atIn) (*one[scanBody], error) 
 	if in.At == 0 {
 		return s.showScan(ctx, row, 0)
 	}
-	f, past, err := s.foldOf(ctx, events.ScanOf(s.region, row.ID), events.Seq(in.At))
+	f, _, err := s.foldOf(ctx, events.ScanOf(s.region, row.ID), events.Seq(in.At))
 	if err != nil {
 		return nil, err
 	}
-	return &one[scanBody]{ETag: etag(f.scan.Version), Body: s.shapeScan(f.scan, 0, endsOf(past))}, nil
+	return &one[scanBody]{ETag: etag(f.scan.Version), Body: s.shapeScan(f.scan, 0)}, nil
 }
 
 type cancelIn struct {

@@ -242,9 +242,8 @@ type scanErrorBody struct {
 	Message string `json:"message"`
 }
 
-// shapeScan shows a scan. queue is its place in the queue, 0 when it does not wait; ended says when each recorded stage ended, as far as
-// that is known.
-func (s *Server) shapeScan(r projections.Scan, queue int, ended map[string]time.Time) scanBody {
+// shapeScan shows a scan. queue is its place in the queue, 0 when it does not wait.
+func (s *Server) shapeScan(r projections.Scan, queue int) scanBody {
 	b := scanBody{ID: r.ID, Project: r.Project, Repository: r.Repository, Snapshot: r.Snapshot, User: r.User, Status: r.Status, Attempt: r.Attempt,
 		MaxAttempts: r.MaxAttempt, Paths: texts(r.Paths), Model: r.Model, Priority: r.Priority, RerunOf: r.RerunOf, Profile: r.Profile,
 		Coverage: coverageBody{cmp.Or(r.Coverage.State, events.CoverageUnknown), r.Coverage.Reasons}, Findings: r.Counts, Rejected: r.Rejected,
@@ -263,11 +262,11 @@ func (s *Server) shapeScan(r projections.Scan, queue int, ended map[string]time.
 		b.Coverage.Reasons = []events.CoverageReason{}
 	}
 	for i, st := range r.Stages {
-		b.Stages[i] = stageBody{st.Stage, st.Status, st.Attempt, st.StartedAt, when(ended[st.Stage]), st.Detail}
+		b.Stages[i] = stageBody{st.Stage, st.Status, st.Attempt, st.StartedAt, when(st.FinishedAt), st.Detail}
 	}
 	if r.Status == scan.Running || (r.Status == scan.Cancelling && !r.StartedAt.IsZero()) {
 		if i := slices.IndexFunc(s.Stages, func(name string) bool {
-			return !slices.ContainsFunc(r.Stages, func(st events.StageCompleted) bool { return st.Stage == name })
+			return !slices.ContainsFunc(r.Stages, func(st projections.Stage) bool { return st.Stage == name })
 		}); i >= 0 {
 			b.Stage = &s.Stages[i]
 		}
