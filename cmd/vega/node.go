@@ -287,15 +287,15 @@ func (n *node) workers(ctx context.Context) ([]api.Worker, error) {
 // limits are what ops/limits shows, by the names of their variables.
 func limits(cfg config.Config) []api.Limit {
 	return []api.Limit{
-		{Name: "max_active_scans_per_user", Value: cfg.Dispatch.MaxActivePerUser},
-		{Name: "max_source_bytes", Value: cfg.Intake.MaxSourceBytes},
-		{Name: "max_archive_entries", Value: cfg.Intake.MaxEntries},
-		{Name: "max_archive_uncompressed_bytes", Value: cfg.Intake.MaxUncompressedBytes},
-		{Name: "worker_heartbeat_ttl_seconds", Value: int64(cfg.Fleet.HeartbeatTTL.Seconds())},
-		{Name: "scan_running_stale_seconds", Value: int64(cfg.Maintenance.RunningStale.Seconds())},
-		{Name: "scan_timeout_seconds", Value: int64(cfg.Worker.ScanTimeout.Seconds())},
-		{Name: "scan_max_attempts", Value: cfg.Worker.MaxAttempts},
-		{Name: "worker_slots", Value: cfg.Worker.Slots},
+		{Name: "VEGA_MAX_ACTIVE_SCANS_PER_USER", Value: cfg.Dispatch.MaxActivePerUser},
+		{Name: "VEGA_MAX_SOURCE_BYTES", Value: cfg.Intake.MaxSourceBytes},
+		{Name: "VEGA_MAX_ARCHIVE_ENTRIES", Value: cfg.Intake.MaxEntries},
+		{Name: "VEGA_MAX_ARCHIVE_UNCOMPRESSED_BYTES", Value: cfg.Intake.MaxUncompressedBytes},
+		{Name: "VEGA_WORKER_HEARTBEAT_TTL_SECONDS", Value: int64(cfg.Fleet.HeartbeatTTL.Seconds())},
+		{Name: "VEGA_SCAN_RUNNING_STALE_SECONDS", Value: int64(cfg.Maintenance.RunningStale.Seconds())},
+		{Name: "VEGA_SCAN_TIMEOUT_SECONDS", Value: int64(cfg.Worker.ScanTimeout.Seconds())},
+		{Name: "VEGA_SCAN_MAX_ATTEMPTS", Value: cfg.Worker.MaxAttempts},
+		{Name: "VEGA_WORKER_SLOTS", Value: cfg.Worker.Slots},
 	}
 }
 

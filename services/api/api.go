@@ -66,6 +66,8 @@ type Follower interface {
 	At() events.Seq
 	// Skipped counts events of newer releases that were left out.
 	Skipped() int
+	// Rebuild builds the model anew beside the live one, compares and swaps.
+	Rebuild(ctx context.Context) (projections.RebuildReport, error)
 }
 
 // Fleet lists the workers that have a heartbeat.
@@ -116,6 +118,7 @@ type Server struct {
 	metrics  *metrics
 	closing  context.Context // ends when streams have to
 	close    context.CancelFunc
+	rebuild  sync.Mutex   // held by the one rebuild that may go on
 	objects  sync.RWMutex // held for reading while a snapshot becomes known, for writing while unknown ones are removed
 	busy     busy
 	patience time.Duration // of reads with at_least; behindPatience

@@ -6,6 +6,7 @@ import (
 
 	"vega/events"
 	"vega/projections"
+	"vega/services/catalog"
 	"vega/services/scan"
 )
 
@@ -93,4 +94,28 @@ func (s *Server) getReadModel(ctx context.Context, _ *nothing) (*plain[readModel
 	at := s.Runner.At()
 	last := max(info.Last, at) // the log may have grown between the two questions
 	return &plain[readModelBody]{Body: readModelBody{at, last, uint64(last - at), s.Runner.Skipped(), info.Name, info.Bytes}}, nil
+}
+
+type rebuildBody struct {
+	Seq         events.Seq               `json:"sequence" doc:"Where the live and the rebuilt read model were compared"`
+	Different   int                      `json:"different" doc:"Rows that were not the same; the rebuilt ones hold from now on"`
+	Differences []projections.Difference `json:"differences" doc:"The first 100 of them"`
+}
+
+// rebuildReadModel builds the read model anew from the log while the live one goes on, and puts it in its place. A client that hangs up ends it.
+func (s *Server) rebuildReadModel(ctx context.Context, _ *nothing) (*plain[rebuildBody], error) {
+	if !s.rebuild.TryLock() {
+		return nil, &catalog.ConflictError{Code: "rebuild_in_progress", Message: "the read model is being rebuilt already"}
+	}
+	defer s.rebuild.Unlock()
+	r, err := s.Runner.Rebuild(ctx)
+	if err != nil {
+		return nil, err
+	}
+	s.log.Info("read model rebuilt", "seq", r.Seq, "different", r.Different, "elapsed", r.Took)
+	out := rebuildBody{r.Seq, r.Different, r.Differences}
+	if out.Differences == nil {
+		out.Differences = []projections.Difference{}
+	}
+	return &plain[rebuildBody]{Body: out}, nil
 }

@@ -188,6 +188,10 @@ func TestOps(t *testing.T) {
 	if fmt.Sprint(q["queued"]) != "map[high:0 low:1 normal:0]" || q["active"].(object)["running"] != 1.0 || q["oldest_queued_at"] == nil {
 		t.Errorf("queue: %v", q)
 	}
+	rebuilt := w.admin.do("POST", "/ops/read-model/rebuild", nil).want(200).object()
+	if rebuilt["different"] != 0.0 || rebuilt["sequence"] == 0.0 {
+		t.Errorf("rebuild: %v, want no differences", rebuilt)
+	}
 	m := w.admin.do("GET", "/ops/read-model", nil).want(200).object()
 	if m["lag"] != 0.0 || m["sequence"] == 0.0 || m["sequence"] != m["last_sequence"] {
 		t.Errorf("read model: %v", m)

@@ -56,6 +56,7 @@ func (s *Server) register() {
 	on(s, admin, "GET /ops/queue", 200, s.getQueue, "How much waits and runs")
 	on(s, admin, "GET /ops/parked", 200, s.listParked, "What the read model could not apply")
 	on(s, admin, "GET /ops/read-model", 200, s.getReadModel, "How far the read model is behind the log")
+	on(s, admin, "POST /ops/read-model/rebuild", 200, s.rebuildReadModel, "Build the read model anew from the log, compare, and put it in place")
 
 	on(s, public, "GET /healthz", 200, s.getHealth, "", atRoot)
 	on(s, public, "GET /readyz", 200, s.getReady, "", atRoot)
