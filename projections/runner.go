@@ -65,8 +65,8 @@ func NewRunner(ctx context.Context, store *eventstore.Store, model Model, log *s
 		return nil, fmt.Errorf("the read models belong to another event log (%s made %s, this one %s made %s): restore the log they came from, or remove them to build them anew",
 			c.Stream, c.Created.Format(time.RFC3339), info.Name, info.Created.Format(time.RFC3339))
 	}
-	if lost := uint64(info.Last) - info.Count; lost > 0 {
-		return nil, fmt.Errorf("the event log has lost %d of the %d events it has counted: restore it from a backup ('vega log verify' names the first)", lost, info.Last)
+	if err := store.Whole(ctx); err != nil {
+		return nil, fmt.Errorf("the event log is damaged: restore it from a backup ('vega log verify' names what is missing): %w", err)
 	}
 	if c.Seq > info.Last {
 		return nil, fmt.Errorf("the read models have seen sequence %d and the event log ends at %d: it lost events; restore it from a backup, or remove the read models to accept the loss", c.Seq, info.Last)

@@ -97,18 +97,30 @@ func Backup(ctx context.Context, s *Store, w io.Writer) (BackupHead, error) {
 // ErrNotEmpty is returned by Restore when the log has events already.
 var ErrNotEmpty = errors.New("the event log is not empty")
 
-// Restore reads a backup into an empty log of the same region: every event gets the sequence it had. It checks all hash chains and the backup's end.
-// A crash or an error in the middle leaves a part; Restore then refuses to go on, and the stream has to be removed first. Read models of the
-// old log do not fit the new stream: they are built anew.
-func Restore(ctx context.Context, s *Store, r io.Reader) (BackupHead, error) {
-	var head BackupHead
+// Restore reads a backup into an empty log of the same region: every event gets the sequence it had. It reads the whole backup first and checks all hash
+// chains and its end, so a damaged one is refused before anything is written. A crash in the middle leaves a part; Restore then refuses to go on,
+// and the stream has to be removed first. Read models of the old log do not fit the new stream: they are built anew.
+func Restore(ctx context.Context, s *Store, r io.ReadSeeker) (BackupHead, error) {
 	info, err := s.Info(ctx)
+	if err != nil {
+		return BackupHead{}, err
+	}
+	if info.Last > 0 {
+		return BackupHead{}, fmt.Errorf("%w: it ends at sequence %d", ErrNotEmpty, info.Last)
+	}
+	head, err := readBackup(r, s.region, func(stored) error { return ctx.Err() })
 	if err != nil {
 		return head, err
 	}
-	if info.Last > 0 {
-		return head, fmt.Errorf("%w: it ends at sequence %d", ErrNotEmpty, info.Last)
+	if _, err := r.Seek(0, io.SeekStart); err != nil {
+		return head, fmt.Errorf("read backup: %w", err)
 	}
+	return readBackup(r, s.region, func(m stored) error { return s.putBack(ctx, m) })
+}
+
+// readBackup calls each with every event of a backup, in order, and checks chains, order, region and end.
+func readBackup(r io.Reader, region events.Region, each func(stored) error) (BackupHead, error) {
+	var head BackupHead
 	in := bufio.NewReaderSize(r, 1<<20)
 	sum := sha256.New()
 	chains := map[events.Aggregate]events.Head{}
@@ -127,18 +139,18 @@ func Restore(ctx context.Context, s *Store, r io.Reader) (BackupHead, error) {
 			if l.Head == nil || l.Head.Format != backupFormat {
 				return head, errors.New("this is not a backup of an event log")
 			}
-			if head = *l.Head; head.Region != s.region {
-				return head, fmt.Errorf("the backup is of region %s, this is region %s", head.Region, s.region)
+			if head = *l.Head; head.Region != region {
+				return head, fmt.Errorf("the backup is of region %s, this is region %s", head.Region, region)
 			}
 		case l.Event != nil:
 			m := stored{l.Event.Seq, events.Message{Subject: l.Event.Subject, Header: l.Event.Header, Body: l.Event.Body}}
 			if m.seq != last+1 {
-				return head, &GapError{last, m.seq}
+				return head, fmt.Errorf("backup line %d: %w", n, &GapError{last, m.seq})
 			}
 			if err := extend(chains, m); err != nil {
 				return head, fmt.Errorf("backup line %d: %w", n, err)
 			}
-			if err := s.putBack(ctx, m); err != nil {
+			if err := each(m); err != nil {
 				return head, err
 			}
 			last = m.seq
@@ -212,7 +224,16 @@ func (s *Store) raw(ctx context.Context, last events.Seq) func(func(stored, erro
 		defer stop()
 		var msgs []jetstream.Msg
 		for seq := events.Seq(1); seq <= last; {
-			if msgs, err = in.take(ctx, msgs, int(min(last-seq+1, 1024))); err != nil {
+			// The server is silent about an event that it cannot read, so after a while it is asked for the one that should come next.
+			silence, cancel := context.WithTimeout(ctx, requestTimeout)
+			msgs, err = in.take(silence, msgs, int(min(last-seq+1, 1024)))
+			cancel()
+			if errors.Is(err, context.DeadlineExceeded) && ctx.Err() == nil {
+				if err = s.readable(ctx, seq); err == nil {
+					continue
+				}
+			}
+			if err != nil {
 				yield(stored{}, err)
 				return
 			}
@@ -232,6 +253,15 @@ func (s *Store) raw(ctx context.Context, last events.Seq) func(func(stored, erro
 			}
 		}
 	}
+}
+
+// readable asks the leader for an event that has been stored; a *GapError says that the log does not have it any more.
+func (s *Store) readable(ctx context.Context, seq events.Seq) error {
+	m, err := s.leaderGet(ctx, map[string]any{"seq": seq})
+	if err == nil && m.seq != seq {
+		return &GapError{seq - 1, seq + 1}
+	}
+	return err
 }
 
 // VerifyResult says what Verify has read.

@@ -31,7 +31,7 @@ func Do[S State[S]](ctx context.Context, s *Store, a events.Aggregate, meta even
 		mine  []events.Recorded
 	)
 	for range maxConflicts {
-		past, now, err := s.Load(ctx, a, head)
+		past, now, err := s.loadPatiently(ctx, a, head)
 		if err != nil {
 			return state, nil, err
 		}
@@ -50,6 +50,11 @@ func Do[S State[S]](ctx context.Context, s *Store, a events.Aggregate, meta even
 		}
 		evs, err := decide(state, head)
 		if err != nil || len(evs) == 0 {
+			if head.Seq == 0 { // "no such thing" has to be true
+				if none := s.patiently(ctx, a, func() error { return s.confirmNone(ctx, a) }); none != nil {
+					return state, nil, none
+				}
+			}
 			return state, nil, err
 		}
 		recorded, err := s.Append(ctx, a, head, meta, evs...)

@@ -335,6 +335,19 @@ type LogInfo struct {
 	Bytes   uint64
 }
 
+// Whole says whether the log still has what it has counted, as far as that is cheap to know: the number of events and the last one. It returns a
+// *GapError. Verify reads everything.
+func (s *Store) Whole(ctx context.Context) error {
+	info, err := s.Info(ctx)
+	if err != nil || info.Last == 0 {
+		return err
+	}
+	if uint64(info.Last) != info.Count {
+		return fmt.Errorf("%d of %d events are left: %w", info.Count, info.Last, &GapError{0, info.Last + 1})
+	}
+	return s.readable(ctx, info.Last)
+}
+
 // Info asks the server where the log stands.
 func (s *Store) Info(ctx context.Context) (LogInfo, error) {
 	st, err := s.js.Stream(ctx, s.stream)

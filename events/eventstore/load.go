@@ -2,6 +2,7 @@ package eventstore
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"time"
@@ -16,23 +17,80 @@ import (
 // called, checks versions and the hash chain on the way, and returns a *ChainError where they break, ErrUnavailable when the log does not answer.
 // An aggregate that does not exist has no events and the zero Head.
 func (s *Store) Load(ctx context.Context, a events.Aggregate, from events.Head) ([]events.Recorded, events.Head, error) {
+	out, head, err := s.loadPatiently(ctx, a, from)
+	if err != nil || head.Seq > 0 {
+		return out, head, err
+	}
+	return nil, head, s.patiently(ctx, a, func() error { return s.confirmNone(ctx, a) })
+}
+
+// loadPatiently is Load that believes a server which finds no event of a: asking for the count takes twice as long as the load. Who then makes a anew
+// beside events that cannot be read breaks its chain, and Verify and followers say so.
+func (s *Store) loadPatiently(ctx context.Context, a events.Aggregate, from events.Head) (out []events.Recorded, head events.Head, err error) {
+	err = s.patiently(ctx, a, func() (err error) {
+		out, head, err = s.load(ctx, a, from)
+		return err
+	})
+	if err != nil {
+		return nil, from, err
+	}
+	return out, head, nil
+}
+
+// patiently asks until there is an answer, patience ends or ctx does.
+func (s *Store) patiently(ctx context.Context, a events.Aggregate, ask func() error) error {
 	deadline := time.Now().Add(s.patience)
 	pause := newBackoff()
 	for {
-		out, head, err := s.load(ctx, a, from)
+		err := ask()
 		if err == nil || !errors.Is(err, ErrUnavailable) {
-			return out, head, err
+			return err
 		}
 		if ctx.Err() != nil {
-			return nil, from, ctx.Err()
+			return ctx.Err()
 		}
 		if time.Now().After(deadline) {
-			return nil, from, fmt.Errorf("load %s: %w", a, err)
+			return fmt.Errorf("load %s: %w", a, err)
 		}
 		if werr := pause.wait(ctx); werr != nil {
-			return nil, from, werr
+			return werr
 		}
 	}
+}
+
+// confirmNone returns a *ChainError when the server counts events of a although it finds none: it skips what it cannot read.
+func (s *Store) confirmNone(ctx context.Context, a events.Aggregate) error {
+	req, err := json.Marshal(map[string]string{"subjects_filter": a.Filter()})
+	if err != nil {
+		return err
+	}
+	once, cancel := s.replies.while(ctx, requestTimeout)
+	defer cancel()
+	m, err := s.nc.RequestWithContext(once, "$JS.API.STREAM.INFO."+s.stream, req)
+	if err != nil {
+		return fmt.Errorf("%w: %w", ErrUnavailable, unanswered(ctx, err))
+	}
+	var v struct {
+		Error *jetstream.APIError `json:"error"`
+		State struct {
+			Subjects map[string]uint64 `json:"subjects"`
+		} `json:"state"`
+	}
+	if err := json.Unmarshal(m.Data, &v); err != nil {
+		return fmt.Errorf("%w: unreadable answer: %w", ErrUnavailable, err)
+	}
+	if v.Error != nil {
+		return fmt.Errorf("%w: %w", ErrUnavailable, v.Error)
+	}
+	if len(v.State.Subjects) == 0 {
+		return nil
+	}
+	// One may have been stored since we were told that there are none.
+	last, err := s.leaderLast(ctx, a.Filter())
+	if err != nil || last.seq > 0 {
+		return err
+	}
+	return &ChainError{a, 0, "it has events, and the last one cannot be read"}
 }
 
 func (s *Store) load(ctx context.Context, a events.Aggregate, from events.Head) ([]events.Recorded, events.Head, error) {
@@ -63,17 +121,17 @@ func (s *Store) load(ctx context.Context, a events.Aggregate, from events.Head) 
 	}
 	for head.Seq < last.seq {
 		before := head.Seq
-		ctx, cancel := context.WithTimeout(ctx, requestTimeout)
-		batch, err := jetstreamext.GetBatch(ctx, s.js, s.stream, 500, jetstreamext.GetBatchSubject(a.Filter()), jetstreamext.GetBatchSeq(uint64(head.Seq)+1))
+		once, cancel := s.replies.while(ctx, requestTimeout)
+		batch, err := jetstreamext.GetBatch(once, s.js, s.stream, 500, jetstreamext.GetBatchSubject(a.Filter()), jetstreamext.GetBatchSeq(uint64(head.Seq)+1))
 		if err != nil {
 			cancel()
-			return nil, from, fmt.Errorf("%w: %w", ErrUnavailable, err)
+			return nil, from, fmt.Errorf("%w: %w", ErrUnavailable, unanswered(ctx, err))
 		}
 		for m, err := range batch {
 			if err != nil {
 				if !errors.Is(err, jetstreamext.ErrNoMessages) {
 					cancel()
-					return nil, from, fmt.Errorf("%w: %w", ErrUnavailable, err)
+					return nil, from, fmt.Errorf("%w: %w", ErrUnavailable, unanswered(ctx, err))
 				}
 				break
 			}
@@ -93,27 +151,16 @@ func (s *Store) load(ctx context.Context, a events.Aggregate, from events.Head) 
 // LoadLast returns the last event of a and no other: for aggregates whose every event carries the whole state. False when a does not
 // exist. The chain before it is not checked.
 func (s *Store) LoadLast(ctx context.Context, a events.Aggregate) (events.Recorded, bool, error) {
-	deadline := time.Now().Add(s.patience)
-	pause := newBackoff()
-	for {
-		last, err := s.leaderLast(ctx, a.Filter())
-		if err == nil {
-			if last.seq == 0 {
-				return events.Recorded{}, false, nil
-			}
-			r, err := events.Decode(last.msg, last.seq)
-			return r, err == nil, err
-		}
-		if ctx.Err() != nil {
-			return events.Recorded{}, false, ctx.Err()
-		}
-		if time.Now().After(deadline) {
-			return events.Recorded{}, false, fmt.Errorf("load %s: %w", a, err)
-		}
-		if werr := pause.wait(ctx); werr != nil {
-			return events.Recorded{}, false, werr
-		}
+	var last stored
+	err := s.patiently(ctx, a, func() (err error) {
+		last, err = s.leaderLast(ctx, a.Filter())
+		return err
+	})
+	if err != nil || last.seq == 0 {
+		return events.Recorded{}, false, err
 	}
+	r, err := events.Decode(last.msg, last.seq)
+	return r, err == nil, err
 }
 
 // link decodes m as the successor of head and checks that it is.

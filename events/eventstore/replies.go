@@ -37,15 +37,25 @@ var errRefused = errors.New("refused by the server")
 // replies sends publishes and hands each its acknowledgement. One wildcard subscription serves them all: a subscription per publish
 // would cost several times the publish itself.
 type replies struct {
-	nc    *nats.Conn
-	inbox string
-	sub   *nats.Subscription
-	token atomic.Uint64
-	wait  sync.Map // token → chan *nats.Msg, buffered 1
+	nc     *nats.Conn
+	inbox  string
+	sub    *nats.Subscription
+	token  atomic.Uint64
+	wait   sync.Map // token → chan *nats.Msg, buffered 1
+	status chan nats.Status
+	watch  sync.WaitGroup
+
+	mu   sync.Mutex // guards the connection that there is now, for an instant
+	conn context.Context
+	lose context.CancelFunc
 }
+
+// errLost says that the connection went away before the answer came: it may never come, and the log knows better.
+var errLost = errors.New("connection lost")
 
 func newReplies(nc *nats.Conn) (*replies, error) {
 	r := &replies{nc: nc, inbox: nc.NewInbox() + "."}
+	r.conn, r.lose = context.WithCancel(context.Background())
 	sub, err := nc.Subscribe(r.inbox+"*", func(m *nats.Msg) {
 		if ch, ok := r.wait.LoadAndDelete(m.Subject[len(r.inbox):]); ok {
 			ch.(chan *nats.Msg) <- m
@@ -55,10 +65,55 @@ func newReplies(nc *nats.Conn) (*replies, error) {
 		return nil, fmt.Errorf("subscribe for acknowledgements: %w", err)
 	}
 	r.sub = sub
+	r.status = nc.StatusChanged(nats.RECONNECTING, nats.CLOSED)
+	r.watch.Go(func() {
+		for range r.status {
+			r.mu.Lock()
+			r.lose()
+			r.conn, r.lose = context.WithCancel(context.Background())
+			r.mu.Unlock()
+		}
+	})
 	return r, nil
 }
 
-func (r *replies) close() { _ = r.sub.Unsubscribe() } // fails only on a closed connection, which has no subscriptions
+func (r *replies) close() {
+	_ = r.sub.Unsubscribe() // fails only on a closed connection, which has no subscriptions
+	r.nc.RemoveStatusListener(r.status)
+	r.watch.Wait()
+	r.lose()
+}
+
+// connection returns a context that ends when the connection that there is now goes away.
+func (r *replies) connection() context.Context {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.conn
+}
+
+// unanswered is the error of a question that ended with its own context, not with the caller's ctx.
+func unanswered(ctx context.Context, err error) error {
+	if ctx.Err() != nil {
+		return err
+	}
+	switch {
+	case errors.Is(err, context.Canceled):
+		return errLost
+	case errors.Is(err, context.DeadlineExceeded):
+		return nats.ErrTimeout
+	}
+	return err
+}
+
+// while returns ctx for one question: it ends with the connection that there is now, because its answer would be lost too, and after timeout.
+func (r *replies) while(ctx context.Context, timeout time.Duration) (context.Context, context.CancelFunc) {
+	ctx, cancel := context.WithTimeout(ctx, timeout)
+	stop := context.AfterFunc(r.connection(), cancel)
+	return ctx, func() {
+		stop()
+		cancel()
+	}
+}
 
 // publish writes c to the connection before it returns, so callers keep their order, and returns the wait for its answer. Several
 // messages go as one atomic batch.
@@ -69,6 +124,7 @@ func (r *replies) publish(c *command) (func(context.Context) (events.Seq, error)
 func (r *replies) publishAll(msgs []*nats.Msg) (func(context.Context) (events.Seq, error), error) {
 	last := len(msgs) - 1
 	batch := ""
+	lost := r.connection().Done()
 	if last > 0 {
 		batch = nuid.Next()
 	}
@@ -100,11 +156,14 @@ func (r *replies) publishAll(msgs []*nats.Msg) (func(context.Context) (events.Se
 		return nil, err
 	}
 	return func(ctx context.Context) (events.Seq, error) {
-		t := time.NewTimer(requestTimeout)
+		t := time.NewTimer(ackTimeout)
 		defer t.Stop()
 		select {
 		case m := <-ch:
 			return readAck(m)
+		case <-lost:
+			r.wait.Delete(token)
+			return 0, errLost
 		case <-t.C:
 			r.wait.Delete(token)
 			return 0, nats.ErrTimeout

@@ -28,11 +28,14 @@ var (
 // ChainError says that the log no longer holds what was written: an event was changed, removed or inserted.
 type ChainError struct {
 	Aggregate events.Aggregate
-	Seq       events.Seq
+	Seq       events.Seq // 0: where is not known
 	Problem   string
 }
 
 func (e *ChainError) Error() string {
+	if e.Seq == 0 {
+		return fmt.Sprintf("hash chain of %s is broken: %s", e.Aggregate, e.Problem)
+	}
 	return fmt.Sprintf("hash chain of %s is broken at sequence %d: %s", e.Aggregate, e.Seq, e.Problem)
 }
 
@@ -160,9 +163,9 @@ func (s *Store) commit(ctx context.Context, a events.Aggregate, head events.Head
 	}
 	for try := 0; ; try++ {
 		if try > 0 || s.appender.wary() {
-			found, err := s.settle(ctx, c)
+			found, err := s.settle(ctx, a, c, try > 1)
 			if !errors.Is(err, errUntouched) {
-				if err == nil || errors.Is(err, ErrConflict) || ctx.Err() != nil || late() {
+				if err == nil || !errors.Is(err, ErrUnavailable) || ctx.Err() != nil || late() {
 					return done{found: found}, err
 				}
 				if werr := pause.wait(ctx); werr != nil {
@@ -208,11 +211,17 @@ func (s *Store) send(ctx context.Context, c *command) (events.Seq, error) {
 var errUntouched = errors.New("nothing stored yet")
 
 // settle asks the leader what became of c: its messages as they are stored, ErrConflict when something else took its
-// place, errUntouched when it may be sent again, ErrUnavailable when there is no answer.
-func (s *Store) settle(ctx context.Context, c *command) ([]stored, error) {
+// place, errUntouched when it may be sent again, ErrUnavailable when there is no answer. doubt says that the server has refused c more than once: then
+// an aggregate without events is looked at twice, and a *ChainError is returned when it has some that cannot be read.
+func (s *Store) settle(ctx context.Context, a events.Aggregate, c *command, doubt bool) ([]stored, error) {
 	last, err := s.leaderLast(ctx, c.filter)
 	if err != nil {
 		return nil, err
+	}
+	if last.seq == 0 && doubt {
+		if err := s.confirmNone(ctx, a); err != nil {
+			return nil, err
+		}
 	}
 	if last.seq == c.expected {
 		return nil, errUntouched
@@ -250,11 +259,11 @@ func (s *Store) leaderGet(ctx context.Context, query map[string]any) (stored, er
 	if err != nil {
 		return stored{}, err
 	}
-	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
+	once, cancel := s.replies.while(ctx, ackTimeout)
 	defer cancel()
-	r, err := s.nc.RequestWithContext(ctx, "$JS.API.STREAM.MSG.GET."+s.stream, req)
+	r, err := s.nc.RequestWithContext(once, "$JS.API.STREAM.MSG.GET."+s.stream, req)
 	if err != nil {
-		return stored{}, fmt.Errorf("%w: %w", ErrUnavailable, err)
+		return stored{}, fmt.Errorf("%w: %w", ErrUnavailable, unanswered(ctx, err))
 	}
 	var v struct {
 		Error   *jetstream.APIError `json:"error"`
@@ -294,7 +303,7 @@ func finalError(err error) error {
 		return nil
 	}
 	switch api.ErrorCode {
-	case 10023, 10028, 10047: // insufficient resources, memory or storage exceeded
+	case 10002, 10023, 10028, 10047: // resources of the account, of the server, its memory or storage
 		return ErrFull
 	case 10077: // the stream did not take it: full, or closing, which is not final
 		if strings.Contains(api.Description, "maximum") {
@@ -338,8 +347,13 @@ func fromHeader(h nats.Header) map[string]string {
 	return out
 }
 
-// requestTimeout bounds one question to the server; what is asked is asked again while patience lasts.
-const requestTimeout = 2 * time.Second
+// ackTimeout bounds one wait for an acknowledgement or for the leader's answer, requestTimeout one read of many events. What was not answered is asked
+// again while patience lasts; a publish that had no answer is looked for in the log first, so asking early costs little and waiting long for a leader
+// that is gone costs the caller.
+const (
+	ackTimeout     = 750 * time.Millisecond
+	requestTimeout = 2 * time.Second
+)
 
 // backoff waits 5 ms, then twice as long each time, up to 250 ms.
 type backoff struct{ next time.Duration }
