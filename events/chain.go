@@ -23,12 +23,23 @@ func Link(prev Hash, m Message) Hash {
 		}
 	}
 	slices.Sort(names)
+	return link(prev, m, names)
+}
+
+// ours are the covered headers that Encode writes, sorted. A message may lack some.
+var ours = []string{headerVersion, headerActor, headerCause, headerCommand, headerKey,
+	"ce-datacontenttype", "ce-dataschema", "ce-id", "ce-source", "ce-specversion", "ce-time", "ce-type"}
+
+// link hashes the headers of these names, in this order.
+func link(prev Hash, m Message, names []string) Hash {
 	b := make([]byte, 0, 1024+len(m.Body)) // hashed in one go: hashing field by field costs more than the hash
 	b = appendField(b, string(prev))
 	b = appendField(b, m.Subject)
 	for _, name := range names {
-		b = appendField(b, name)
-		b = appendField(b, m.Header[name])
+		if value, ok := m.Header[name]; ok {
+			b = appendField(b, name)
+			b = appendField(b, value)
+		}
 	}
 	b = binary.BigEndian.AppendUint64(b, uint64(len(m.Body)))
 	b = append(b, m.Body...)

@@ -80,7 +80,7 @@ func Encode(a Aggregate, head Head, meta Meta, evs ...Event) ([]Message, Head, e
 			m.Header[headerTrace] = meta.Trace
 		}
 		head.Version++
-		head.Hash = Link(head.Hash, m)
+		head.Hash = link(head.Hash, m, ours)
 		m.Header[headerHash] = string(head.Hash)
 		msgs[i] = m
 	}

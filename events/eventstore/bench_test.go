@@ -66,14 +66,24 @@ func bare(b *testing.B, s *eventstore.Store, run string, writers, n int) time.Du
 
 func appends(b *testing.B, s *eventstore.Store, run string, writers, n int) time.Duration {
 	b.Helper()
+	type command struct {
+		meta  events.Meta
+		event events.Event
+	}
+	commands := make([][]command, writers) // what callers bring with them
+	for w := range writers {
+		for i := range n {
+			commands[w] = append(commands[w], command{meta(fmt.Sprintf("%s-%d-%d", run, w, i)), stageDone(i)})
+		}
+	}
 	begin := time.Now()
 	var wg sync.WaitGroup
 	for w := range writers {
 		wg.Go(func() {
 			a := events.ScanOf(natstest.Region, events.ScanID(fmt.Sprintf("scan_append_%s_%d", run, w)))
 			var head events.Head
-			for i := range n {
-				r, err := s.Append(b.Context(), a, head, meta(fmt.Sprintf("%s-%d-%d", run, w, i)), stageDone(i))
+			for _, c := range commands[w] {
+				r, err := s.Append(b.Context(), a, head, c.meta, c.event)
 				if err != nil {
 					b.Error(err)
 					return
