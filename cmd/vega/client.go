@@ -120,23 +120,25 @@ type liveEvent struct {
 	Payload map[string]any `json:"payload"`
 }
 
-// follow calls f with every live event of a scan until the server says that there are no more. A cut connection is resumed after the last event.
-func (c *client) follow(ctx context.Context, scan string, f func(liveEvent)) error {
+// follow calls f with every live event of a scan until the server says that there are no more, and returns the sequence of the last one: what
+// a read has to ask for to be at least as new. A cut connection is resumed after the last event.
+func (c *client) follow(ctx context.Context, scan string, f func(liveEvent)) (string, error) {
 	last := ""
 	for tries := 0; ; tries++ {
 		ended, err := c.followOnce(ctx, scan, &last, func(e liveEvent) { tries = 0; f(e) })
 		if ended || ctx.Err() != nil {
-			return ctx.Err()
+			seq, _, _ := strings.Cut(last, "-")
+			return seq, ctx.Err()
 		}
 		if refused, ok := errors.AsType[*apiError](err); (ok && refused.Status < 500) || tries >= 5 {
-			return cmp.Or(err, error(io.ErrUnexpectedEOF))
+			return "", cmp.Or(err, error(io.ErrUnexpectedEOF))
 		}
 		pause := time.NewTimer(time.Duration(tries+1) * 200 * time.Millisecond)
 		select {
 		case <-pause.C:
 		case <-ctx.Done():
 			pause.Stop()
-			return ctx.Err()
+			return "", ctx.Err()
 		}
 	}
 }
@@ -177,6 +179,9 @@ func (c *client) followOnce(ctx context.Context, scan string, last *string, f fu
 				continue // a comment that keeps the connection awake
 			}
 			if kind == "end" {
+				if id != "" {
+					*last = id
+				}
 				return true, nil
 			}
 			if data != "" {

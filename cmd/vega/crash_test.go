@@ -107,7 +107,7 @@ func killTheServer(t *testing.T, kills, scans int) {
 	s = server.Load()
 	for _, id := range got.ids {
 		c := newClient(s.base, s.token)
-		if err := c.follow(t.Context(), id, func(liveEvent) {}); err != nil {
+		if _, err := c.follow(t.Context(), id, func(liveEvent) {}); err != nil {
 			t.Fatalf("follow %s: %v", id, err)
 		}
 	}
@@ -249,7 +249,7 @@ func TestAScanThatWasKilledSaysSo(t *testing.T) {
 	s.do(t, http.MethodPost, "/repositories/"+repo.ID+"/source", archive.Bytes(), &struct{}{})
 	s.do(t, http.MethodPost, "/repositories/"+repo.ID+"/scans", map[string]any{}, &sc)
 	var killed sync.Once
-	err := newClient(s.base, s.token).follow(t.Context(), sc.ID, func(e liveEvent) {
+	_, err := newClient(s.base, s.token).follow(t.Context(), sc.ID, func(e liveEvent) {
 		if e.Kind == "scan_started" {
 			killed.Do(func() { _ = s.cmd.Process.Kill(); _ = s.cmd.Wait() })
 		}
@@ -258,7 +258,7 @@ func TestAScanThatWasKilledSaysSo(t *testing.T) {
 		t.Fatal("the stream of a killed server ended as if the scan had")
 	}
 	s = serveIn(t, home)
-	if err := newClient(s.base, s.token).follow(t.Context(), sc.ID, func(liveEvent) {}); err != nil {
+	if _, err := newClient(s.base, s.token).follow(t.Context(), sc.ID, func(liveEvent) {}); err != nil {
 		t.Fatal(err)
 	}
 	var history struct {

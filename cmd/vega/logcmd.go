@@ -53,6 +53,8 @@ func newLogCommand() *cobra.Command {
 		Short: "Back up, restore and verify the event log",
 		Long: `Works on the log that the configuration names: the server of VEGA_NATS_URL, or the embedded one under VEGA_DATA_DIR, which
 must not be running then.`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	cmd.AddCommand(
 		&cobra.Command{
@@ -61,7 +63,7 @@ must not be running then.`,
 			Example: "  vega log backup vega-events.jsonl",
 			Args:    cobra.ExactArgs(1),
 			RunE: func(cmd *cobra.Command, args []string) error {
-				return withStore(cmd, func(ctx context.Context, s *eventstore.Store) error {
+				return withStore(cmd, false, func(ctx context.Context, s *eventstore.Store) error {
 					return backup(ctx, s, args[0], cmd.OutOrStdout(), cmd.ErrOrStderr())
 				})
 			},
@@ -73,7 +75,7 @@ must not be running then.`,
 the restored one: remove the folder readmodels under VEGA_DATA_DIR, and they are built anew at the next start.`,
 			Args: cobra.ExactArgs(1),
 			RunE: func(cmd *cobra.Command, args []string) error {
-				return withStore(cmd, func(ctx context.Context, s *eventstore.Store) error {
+				return withStore(cmd, true, func(ctx context.Context, s *eventstore.Store) error {
 					return restore(ctx, s, args[0], cmd.InOrStdin(), cmd.ErrOrStderr())
 				})
 			},
@@ -83,7 +85,7 @@ the restored one: remove the folder readmodels under VEGA_DATA_DIR, and they are
 			Short: "Check that no event is missing and every hash chain holds",
 			Args:  cobra.NoArgs,
 			RunE: func(cmd *cobra.Command, _ []string) error {
-				return withStore(cmd, func(ctx context.Context, s *eventstore.Store) error {
+				return withStore(cmd, false, func(ctx context.Context, s *eventstore.Store) error {
 					v, err := eventstore.Verify(ctx, s)
 					if err != nil {
 						return err
@@ -97,38 +99,48 @@ the restored one: remove the folder readmodels under VEGA_DATA_DIR, and they are
 	return cmd
 }
 
-// backup writes beside the file's name first: a failure leaves no half backup under it.
 func backup(ctx context.Context, s *eventstore.Store, path string, stdout, stderr io.Writer) error {
 	if path == "-" {
 		_, err := eventstore.Backup(ctx, s, stdout)
 		return err
 	}
-	f, err := os.OpenFile(path+".part", os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600)
-	if err != nil {
+	var head eventstore.BackupHead
+	err := writeOutput(path, 0o600, func(w io.Writer) (err error) {
+		head, err = eventstore.Backup(ctx, s, w)
 		return err
-	}
-	head, err := eventstore.Backup(ctx, s, f)
-	if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
-		return errors.Join(err, os.Remove(path+".part"))
-	}
-	if err := os.Rename(path+".part", path); err != nil {
+	})
+	if err != nil {
 		return err
 	}
 	_, err = fmt.Fprintf(stderr, "%d events of %s written to %s\n", head.Last, head.Stream, path)
 	return err
 }
 
+// restore reads the backup twice, once to check it and once to write it, so standard input goes through a file first.
 func restore(ctx context.Context, s *eventstore.Store, path string, stdin io.Reader, stderr io.Writer) error {
-	in := stdin
-	if path != "-" {
-		f, err := os.Open(path)
-		if err != nil {
-			return err
+	open := func() (*os.File, error) { return os.Open(path) }
+	if path == "-" {
+		open = func() (*os.File, error) {
+			f, err := os.CreateTemp("", "vega-restore-*")
+			if err != nil {
+				return nil, err
+			}
+			err = os.Remove(f.Name()) // it lives as long as it is open
+			if err == nil {
+				_, err = io.Copy(f, stdin)
+			}
+			if err == nil {
+				_, err = f.Seek(0, io.SeekStart)
+			}
+			return f, err
 		}
-		defer f.Close()
-		in = f
 	}
-	head, err := eventstore.Restore(ctx, s, in)
+	f, err := open()
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	head, err := eventstore.Restore(ctx, s, f)
 	if err != nil {
 		return err
 	}
@@ -136,11 +148,16 @@ func restore(ctx context.Context, s *eventstore.Store, path string, stdin io.Rea
 	return err
 }
 
-// withStore calls f with the configured log open.
-func withStore(cmd *cobra.Command, f func(context.Context, *eventstore.Store) error) error {
+// withStore calls f with the configured log open. Without mayMake an embedded log must be there.
+func withStore(cmd *cobra.Command, mayMake bool, f func(context.Context, *eventstore.Store) error) error {
 	cfg, err := loadConfig(cmd.ErrOrStderr())
 	if err != nil {
 		return err
+	}
+	if dir := filepath.Join(cfg.DataDir, "nats"); cfg.OneMachine() && !mayMake {
+		if _, err := os.Stat(dir); err != nil {
+			return fmt.Errorf("no event log: %w (VEGA_DATA_DIR names the data folder)", err)
+		}
 	}
 	return withLog(cmd.Context(), cfg, func(ctx context.Context, nc *nats.Conn) error {
 		if cfg.OneMachine() {

@@ -286,6 +286,113 @@ func TestScansOfSeveralTerminalsShareOneFolder(t *testing.T) {
 	terminals.Wait()
 }
 
+func TestTwoScansOfOneFolderTakeTurns(t *testing.T) {
+	t.Parallel()
+	home, src := t.TempDir(), tree(t, leaky())
+	var terminals sync.WaitGroup
+	for range 3 {
+		terminals.Go(func() {
+			if _, stderr, code := vega(t, home, nil, "scan", src); code != exitFindings {
+				t.Errorf("exit code %d: %s", code, stderr)
+			}
+		})
+	}
+	terminals.Wait()
+}
+
+func TestWhatCannotBePackedIsInTheCoverage(t *testing.T) {
+	t.Parallel()
+	home, src := t.TempDir(), tree(t, map[string]string{"main.go": "package main\n", "odd\nname.go": "package main\n"})
+	stdout, stderr, code := vega(t, home, nil, "scan", src, "--json", "-q")
+	if code != exitIncomplete || !strings.Contains(stdout, `"unreadable"`) || !strings.Contains(stdout, "name.go") {
+		t.Errorf("exit code %d, want %d and the file named: %s%s", code, exitIncomplete, stdout, stderr)
+	}
+}
+
+func TestOutputFollowsLinksAndLeavesDevicesAlone(t *testing.T) {
+	t.Parallel()
+	home, src := t.TempDir(), tree(t, leaky())
+	real, link := filepath.Join(home, "real.sarif"), filepath.Join(home, "link.sarif")
+	if err := errors.Join(os.WriteFile(real, []byte("old"), 0o600), os.Symlink(real, link)); err != nil {
+		t.Fatal(err)
+	}
+	if _, stderr, code := vega(t, home, nil, "scan", src, "-q", "--sarif", link); code != exitFindings {
+		t.Fatalf("exit code %d: %s", code, stderr)
+	}
+	if b, err := os.ReadFile(real); err != nil || !strings.Contains(string(b), "2.1.0") {
+		t.Errorf("the link's target holds %.40q, %v", b, err)
+	}
+	if info, err := os.Lstat(link); err != nil || info.Mode()&os.ModeSymlink == 0 {
+		t.Errorf("the link became %v, %v", info.Mode(), err)
+	}
+	pipe := filepath.Join(home, "pipe.sarif")
+	if err := syscall.Mkfifo(pipe, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	read := make(chan string, 1)
+	go func() { b, _ := os.ReadFile(pipe); read <- string(b) }()
+	if _, stderr, code := vega(t, home, nil, "scan", src, "-q", "--sarif", pipe); code != exitFindings {
+		t.Fatalf("exit code %d: %s", code, stderr)
+	}
+	if got := <-read; !strings.Contains(got, "2.1.0") {
+		t.Errorf("the pipe's reader got %.40q", got)
+	}
+}
+
+func TestADamagedLogIsNamedAndNotServed(t *testing.T) {
+	t.Parallel()
+	home := t.TempDir()
+	if _, stderr, code := vega(t, home, []string{"VEGA_DATA_DIR=whole"}, "scan", tree(t, leaky()), "-q"); code != exitFindings {
+		t.Fatalf("exit code %d: %s", code, stderr)
+	}
+	for name, damage := range map[string]func(block []byte) []byte{
+		"cut":     func(b []byte) []byte { return b[:len(b)*2/3] },
+		"end":     func(b []byte) []byte { return b[:len(b)-10] },
+		"flipped": func(b []byte) []byte { b[len(b)*999/1000] ^= 1; return b },
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			data := filepath.Join(home, name)
+			if err := os.CopyFS(data, os.DirFS(filepath.Join(home, "whole"))); err != nil {
+				t.Fatal(err)
+			}
+			blocks, err := filepath.Glob(filepath.Join(data, "nats/jetstream/*/streams/VEGA_EVENTS_*/msgs/1.blk"))
+			if err != nil || len(blocks) != 1 {
+				t.Fatalf("blocks %v, %v", blocks, err)
+			}
+			b, err := os.ReadFile(blocks[0])
+			if err == nil {
+				err = os.WriteFile(blocks[0], damage(b), 0o600)
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			if stdout, stderr, code := vega(t, home, []string{"VEGA_DATA_DIR=" + data}, "log", "verify"); code != exitError {
+				t.Errorf("verify: exit code %d: %s%s", code, stdout, stderr)
+			}
+			if err := os.RemoveAll(filepath.Join(data, "readmodels")); err != nil {
+				t.Fatal(err)
+			}
+			if stdout, stderr, code := vega(t, home, []string{"VEGA_DATA_DIR=" + data}); code != exitError {
+				t.Errorf("start: exit code %d: %s%s", code, stdout, stderr)
+			}
+		})
+	}
+}
+
+func TestALogThatIsNotThereIsNotMade(t *testing.T) {
+	t.Parallel()
+	home := t.TempDir()
+	for _, args := range [][]string{{"log", "verify"}, {"log", "backup", "b.jsonl"}, {"log", "nothing"}} {
+		if _, stderr, code := vega(t, home, nil, args...); code != exitError {
+			t.Errorf("%v: exit code %d: %s", args, code, stderr)
+		}
+	}
+	if made, err := os.ReadDir(home); err != nil || len(made) > 0 {
+		t.Errorf("made %v, %v", made, err)
+	}
+}
+
 func TestASecondProcessOnADataFolderIsRefused(t *testing.T) {
 	t.Parallel()
 	home := t.TempDir()

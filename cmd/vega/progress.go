@@ -108,10 +108,7 @@ func (p *progress) packing(files int, bytes int64) {
 }
 
 // packed says what was packed and what was left out, once it is known.
-func (p *progress) packed(x intake.Packed, err error) {
-	if err != nil {
-		return // the upload says so
-	}
+func (p *progress) packed(x intake.Packed) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.line(fmt.Sprintf("packed %d files, %.1f MB", x.Files, float64(x.Bytes)/1e6))

@@ -31,6 +31,7 @@ Every setting is an environment variable that begins with VEGA_, or a line of a 
   vega scan . --sarif out.sarif the same, for a code host
   vega config                   the effective configuration, secrets redacted`,
 		Args:          cobra.NoArgs,
+		Version:       buildVersion(),
 		SilenceUsage:  true,
 		SilenceErrors: true,
 		RunE: func(cmd *cobra.Command, _ []string) error {

@@ -110,6 +110,15 @@ func runScan(ctx context.Context, f scanFlags, path string, stdout, stderr io.Wr
 	if f.failOn != "none" && !slices.Contains(severityNames(), f.failOn) {
 		return fmt.Errorf("--fail-on is %q, want critical, high, medium, low, info or none", f.failOn)
 	}
+	if !slices.Contains([]string{"high", "normal", "low"}, f.priority) {
+		return fmt.Errorf("--priority is %q, want high, normal or low", f.priority)
+	}
+	if f.sarif == "-" {
+		return errors.New("--sarif wants a file, standard output is for the findings")
+	}
+	if err := checkOutput(f.sarif); f.sarif != "" && err != nil {
+		return fmt.Errorf("--sarif: %w", err)
+	}
 	dir, err := filepath.Abs(path)
 	if err != nil {
 		return err
@@ -133,6 +142,9 @@ func runScan(ctx context.Context, f scanFlags, path string, stdout, stderr io.Wr
 		if err != nil && server.borrowed && ctx.Err() == nil && isGone(err) {
 			// The process that held the folder has ended. What was done is in the folder; go on from there.
 			continue
+		}
+		if err != nil && ctx.Err() != nil && j.scan == "" {
+			return errors.New("interrupted before the scan began")
 		}
 		if err != nil {
 			return err
@@ -268,6 +280,7 @@ type job struct {
 	flags    scanFlags
 	repo     string
 	snapshot string
+	left     []intake.Warning // what packing left out or found odd
 	scan     string
 }
 
@@ -280,7 +293,7 @@ func (j *job) run(ctx context.Context, s *server, p *progress, stdout io.Writer)
 		}
 	}
 	if j.snapshot == "" {
-		if j.snapshot, err = upload(ctx, s, j.repo, j.dir, p); err != nil {
+		if err = j.upload(ctx, s, p); err != nil {
 			return 0, err
 		}
 	}
@@ -290,19 +303,23 @@ func (j *job) run(ctx context.Context, s *server, p *progress, stdout io.Writer)
 		if j.flags.model != "" {
 			req["model"] = j.flags.model
 		}
-		if err := s.call(ctx, http.MethodPost, "/repositories/"+j.repo+"/scans", "", req, &v); err != nil {
+		err := whileBusy(ctx, p, "repository_not_ready", func() error {
+			return s.call(ctx, http.MethodPost, "/repositories/"+j.repo+"/scans", "", req, &v)
+		})
+		if err != nil {
 			return 0, fmt.Errorf("start the scan: %w", err)
 		}
 		j.scan = v.ID
 		p.say("scan %s", j.scan)
 	}
-	if err := s.follow(ctx, j.scan, p.event); err != nil && ctx.Err() == nil {
+	seq, err := s.follow(ctx, j.scan, p.event)
+	if err != nil && ctx.Err() == nil {
 		return 0, fmt.Errorf("follow the scan: %w", err)
 	}
 	if ctx.Err() != nil {
 		return 0, cancelScan(context.WithoutCancel(ctx), s, j.scan, p)
 	}
-	if err := s.call(ctx, http.MethodGet, "/scans/"+j.scan, "", nil, &v); err != nil {
+	if err := s.call(ctx, http.MethodGet, "/scans/"+j.scan+atLeast(seq), "", nil, &v); err != nil {
 		return 0, err
 	}
 	p.done()
@@ -321,6 +338,7 @@ func (j *job) run(ctx context.Context, s *server, p *progress, stdout io.Writer)
 			return 0, err
 		}
 	}
+	v.Coverage = withLeftOut(v.Coverage, j.left)
 	if err := show(stdout, j.flags, v, findings); err != nil {
 		return 0, err
 	}
@@ -347,20 +365,57 @@ func repositoryFor(ctx context.Context, s *server, f scanFlags, dir string) (str
 	return repo.ID, nil
 }
 
+// upload takes the snapshot.
+func (j *job) upload(ctx context.Context, s *server, p *progress) error {
+	var packed intake.Packed
+	err := whileBusy(ctx, p, "ingest_in_progress", func() (err error) {
+		j.snapshot, packed, err = upload(ctx, s, j.repo, j.dir, p)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	j.left = packed.Warnings
+	p.packed(packed)
+	return nil
+}
+
+// busyPatience is how long another upload of the same folder is waited for.
+const busyPatience = 2 * time.Minute
+
+// whileBusy calls f again while it is refused with a code that says that somebody else uploads the same folder.
+func whileBusy(ctx context.Context, p *progress, code string, f func() error) error {
+	for begun := time.Now(); ; {
+		err := f()
+		if busy, ok := errors.AsType[*apiError](err); !ok || busy.Code != code || time.Since(begun) > busyPatience {
+			return err
+		}
+		p.say("waiting for another upload of this folder")
+		pause := time.NewTimer(300 * time.Millisecond)
+		select {
+		case <-pause.C:
+		case <-ctx.Done():
+			pause.Stop()
+			return ctx.Err()
+		}
+	}
+}
+
 // upload packs the folder into the request, so nothing is written to disk on this side, and waits until the snapshot is taken.
-func upload(ctx context.Context, s *server, repo, dir string, p *progress) (string, error) {
+func upload(ctx context.Context, s *server, repo, dir string, p *progress) (string, intake.Packed, error) {
 	r, w := io.Pipe()
 	var packing sync.WaitGroup
+	var packed intake.Packed
 	packing.Go(func() {
-		packed, err := intake.PackDir(ctx, dir, w, intake.PackOptions{Exclude: s.exclude, Progress: p.packing})
-		p.packed(packed, err)
+		var err error
+		packed, err = intake.PackDir(ctx, dir, w, intake.PackOptions{Exclude: s.exclude, Progress: p.packing})
 		_ = w.CloseWithError(err) // never fails; a nil error is the end of the file
 	})
 	resp, err := s.send(ctx, http.MethodPost, "/repositories/"+repo+"/source", "", "application/octet-stream", r)
 	_ = r.Close() // ends a packer whose reader gave up; closing a pipe does not fail
 	packing.Wait()
 	if err != nil {
-		return "", fmt.Errorf("upload: %w", err)
+		return "", packed, fmt.Errorf("upload: %w", err)
 	}
 	defer resp.Body.Close()
 	var out struct {
@@ -368,12 +423,12 @@ func upload(ctx context.Context, s *server, repo, dir string, p *progress) (stri
 		Snapshot string `json:"snapshot_id"`
 	}
 	if err := json.NewDecoder(resp.Body).Decode(&out); err != nil {
-		return "", fmt.Errorf("upload: %w", err)
+		return "", packed, fmt.Errorf("upload: %w", err)
 	}
 	if out.Snapshot == "" {
-		return "", fmt.Errorf("upload: the repository is %s", out.Status)
+		return "", packed, fmt.Errorf("upload: the repository is %s", out.Status)
 	}
-	return out.Snapshot, nil
+	return out.Snapshot, packed, nil
 }
 
 // cancelScan asks for the end and waits until the work has really stopped.
@@ -387,13 +442,22 @@ func cancelScan(ctx context.Context, s *server, id string, p *progress) error {
 			return fmt.Errorf("interrupted, and the scan could not be cancelled: %w", err)
 		}
 	}
-	if err := s.follow(ctx, id, func(liveEvent) {}); err != nil {
+	seq, err := s.follow(ctx, id, func(liveEvent) {})
+	if err != nil {
 		return fmt.Errorf("interrupted; the scan is still being cancelled: %w", err)
 	}
-	if err := s.call(ctx, http.MethodGet, "/scans/"+id, "", nil, &v); err != nil {
+	if err := s.call(ctx, http.MethodGet, "/scans/"+id+atLeast(seq), "", nil, &v); err != nil {
 		return err
 	}
 	return fmt.Errorf("interrupted; scan %s is %s", id, v.Status)
+}
+
+// atLeast is the query that makes a read at least as new as an event.
+func atLeast(seq string) string {
+	if seq == "" {
+		return ""
+	}
+	return "?at_least=" + url.QueryEscape(seq)
 }
 
 // findingView is a finding as the API shows it, kept whole for --json.
@@ -424,26 +488,35 @@ func allFindings(ctx context.Context, s *server, id string) ([]findingView, erro
 	}
 }
 
-// writeSARIF stores the scan's SARIF beside the file's name first, so a failure never leaves half a file under it.
 func writeSARIF(ctx context.Context, s *server, id, path string) error {
 	resp, err := s.send(ctx, http.MethodPost, "/scans/"+id+"/exports", "", "application/json", strings.NewReader(`{"format":"sarif"}`))
 	if err != nil {
 		return fmt.Errorf("SARIF: %w", err)
 	}
 	defer resp.Body.Close()
-	f, err := os.CreateTemp(filepath.Dir(path), ".vega-sarif-*")
+	err = writeOutput(path, 0o644, func(w io.Writer) error {
+		_, err := io.Copy(w, resp.Body)
+		return err
+	})
 	if err != nil {
 		return fmt.Errorf("SARIF: %w", err)
 	}
-	_, err = io.Copy(f, resp.Body)
-	err = errors.Join(err, f.Chmod(0o644), f.Close())
-	if err == nil {
-		err = os.Rename(f.Name(), path)
-	}
-	if err != nil {
-		return fmt.Errorf("SARIF: %w", errors.Join(err, os.Remove(f.Name())))
-	}
 	return nil
+}
+
+// withLeftOut adds what packing could not take in to what the scan could not look at: the server never saw it.
+func withLeftOut(c events.Coverage, left []intake.Warning) events.Coverage {
+	reasons := slices.Clone(c.Reasons)
+	for _, w := range left {
+		if w.Code == intake.WarnUnreadable || w.Code == intake.WarnBadName {
+			reasons = append(reasons, events.CoverageReason{Path: w.Path, Code: "unreadable", Message: "not packed: " + w.Code})
+		}
+	}
+	if len(reasons) > len(c.Reasons) {
+		c.State = events.CoveragePartial
+	}
+	c.Reasons = reasons
+	return c
 }
 
 // verdict turns a completed scan into an exit code; findings win over coverage. What people dismissed does not count.

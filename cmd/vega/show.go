@@ -31,7 +31,7 @@ func show(w io.Writer, f scanFlags, v scanView, findings []findingView) error {
 		enc.SetIndent("", "  ")
 		return enc.Encode(d)
 	}
-	opt := report.TableOptions{Color: isTerminal(w) && os.Getenv("NO_COLOR") == ""}
+	opt := report.TableOptions{Width: -1, Color: isTerminal(w) && os.Getenv("NO_COLOR") == ""}
 	if isTerminal(w) {
 		if width, _, err := term.GetSize(int(w.(*os.File).Fd())); err == nil {
 			opt.Width = width

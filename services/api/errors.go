@@ -72,7 +72,9 @@ func explain(err error) *failure {
 		return invalid(e.Field, "want "+e.Want)
 	}
 	if e, ok := errors.AsType[*catalog.ConflictError](err); ok {
-		return known(http.StatusConflict, e.Code, e.Message)
+		f := known(http.StatusConflict, e.Code, e.Message)
+		f.retryable = strings.HasSuffix(e.Code, "_in_progress") // it ends by itself
+		return f
 	}
 	if e, ok := errors.AsType[*scan.NotAllowedError](err); ok {
 		f := known(http.StatusConflict, "not_allowed", e.Error())

@@ -236,8 +236,8 @@ func ExampleTable() {
 	d.Count()
 	_ = report.Table(os.Stdout, d, report.TableOptions{Width: 60})
 	// Output:
-	// SEVERITY  FINDING                            LOCATION
-	// high      AWS access key                     deploy/env.sh:4
+	// SEVERITY  FINDING         LOCATION
+	// high      AWS access key  deploy/env.sh:4
 	//
 	// Findings: 1 high
 	// Coverage: complete

@@ -13,7 +13,7 @@ import (
 
 // TableOptions say what the terminal can do.
 type TableOptions struct {
-	Width int  // columns; 0 means 100, less than 60 is taken as 60
+	Width int  // columns; 0 means 100, less than 60 is taken as 60, below 0 nothing is cut: for a pipe
 	Color bool // ANSI colours for the severities
 	Limit int  // findings shown at most; 0 means all
 }
@@ -29,12 +29,15 @@ func Table(w io.Writer, d Document, opt TableOptions) error {
 	}
 	const severityWidth = 8
 	rest := width - severityWidth - 4 // two gaps of two
-	placeWidth := len("LOCATION")
+	placeWidth, titleWidth := len("LOCATION"), len("FINDING")
 	for _, f := range shown {
 		placeWidth = max(placeWidth, runewidth.StringWidth(Printable(place(f.Finding))))
+		titleWidth = max(titleWidth, runewidth.StringWidth(Printable(cmp.Or(f.Title, ruleID(f)))))
 	}
-	placeWidth = min(placeWidth, rest/2)
-	titleWidth := rest - placeWidth
+	if opt.Width >= 0 { // the title keeps half, and takes what the place does not need
+		placeWidth = min(placeWidth, max(rest/2, rest-titleWidth))
+		titleWidth = min(titleWidth, rest-placeWidth)
+	}
 
 	var b strings.Builder
 	row := func(severity, paint, title, where string) {
