@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"iter"
 	"log/slog"
+	"sync"
 	"time"
 
 	"vega/events"
@@ -26,10 +27,11 @@ type Draft interface {
 	// Checkpoint and Update are those of a Model.
 	Checkpoint(context.Context) (Checkpoint, error)
 	Update(ctx context.Context, c Checkpoint, f func(Tx) error) error
-	// Save makes durable what the draft has. Call it once, when the draft has nearly caught up.
+	// Save makes durable what the draft has, and from then on each Update. Call it once, when the draft has nearly caught up. It may run while
+	// differences are read.
 	Save(context.Context) error
 	// Compare freezes both models and yields every row that differs. It returns ErrMoved when they do not stand at the same sequence; while
-	// the differences are read, both may go on.
+	// the differences are read, both may go on. The sequence of differences is read once.
 	Compare(context.Context) (iter.Seq2[Difference, error], error)
 	// Swap makes the draft the live model, at once and under the live one's identity: readers see one or the other. It returns ErrMoved when
 	// they do not stand at the same checkpoint.
@@ -84,9 +86,6 @@ func (r *Runner) Rebuild(ctx context.Context) (report RebuildReport, err error) 
 	if err := f.upTo(ctx, r.At()); err != nil {
 		return report, err
 	}
-	if err := draft.Save(ctx); err != nil {
-		return report, fmt.Errorf("rebuild read models: %w", err)
-	}
 	var differences iter.Seq2[Difference, error]
 	err = r.together(ctx, &f, func() error {
 		report.Seq = f.at
@@ -96,19 +95,32 @@ func (r *Runner) Rebuild(ctx context.Context) (report RebuildReport, err error) 
 	if err != nil {
 		return report, fmt.Errorf("compare read models: %w", err)
 	}
-	for d, err := range differences {
-		if err != nil {
-			return report, fmt.Errorf("compare read models: %w", err)
-		}
-		if report.Different++; report.Different <= maxDifferences {
-			report.Differences = append(report.Differences, d)
-		}
+	// The draft stands still now, so it is saved while it is compared.
+	saved := make(chan error, 1)
+	var saving sync.WaitGroup
+	saving.Go(func() { saved <- draft.Save(ctx) })
+	err = report.collect(differences)
+	saving.Wait()
+	if err = errors.Join(err, <-saved); err != nil {
+		return report, fmt.Errorf("rebuild read models: %w", err)
 	}
 	if err := r.together(ctx, &f, func() error { return draft.Swap(ctx) }); err != nil {
 		return report, fmt.Errorf("swap read models: %w", err)
 	}
 	report.Took = time.Since(begin)
 	return report, nil
+}
+
+func (r *RebuildReport) collect(differences iter.Seq2[Difference, error]) error {
+	for d, err := range differences {
+		if err != nil {
+			return err
+		}
+		if r.Different++; r.Different <= maxDifferences {
+			r.Differences = append(r.Differences, d)
+		}
+	}
+	return nil
 }
 
 // together brings the draft to where the live model is, holds the live one there, and calls do.
