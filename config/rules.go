@@ -107,6 +107,12 @@ var rules = []rule{
 	},
 }
 
+// secretsOfOurs are the keys that this installation signs and masks with.
+var secretsOfOurs = []string{"VEGA_AUTH_SECRET", "VEGA_LLM_PROXY_AUTH_SECRET", "VEGA_MASK_SECRET"}
+
+// minSecret is the length in bytes below which a signing key is refused.
+const minSecret = 8
+
 // checkRules applies every rule whose variables could all be read.
 func (l *loader) checkRules() {
 	reported := make(map[string]bool)
@@ -122,6 +128,11 @@ func (l *loader) checkRules() {
 	for _, r := range rules {
 		if !l.unreadable(append(r.reads, r.variable)...) && r.broken(l) {
 			l.report(r.variable, r.says)
+		}
+	}
+	for _, variable := range secretsOfOurs {
+		if l.given(variable) && !l.unreadable(variable) && len(l.raw[variable]) < minSecret {
+			l.report(variable, fmt.Sprintf("shorter than %d bytes; a secret of that length can be tried out", minSecret))
 		}
 	}
 	l.checkProd()
@@ -207,8 +218,8 @@ func (l *loader) warnUnlikely() {
 	if c.Maintenance.RunningStale < c.Worker.ScanTimeout {
 		l.warn("VEGA_SCAN_RUNNING_STALE_SECONDS", "smaller than VEGA_SCAN_TIMEOUT_SECONDS: healthy scans are recovered before they may end")
 	}
-	for _, variable := range []string{"VEGA_AUTH_SECRET", "VEGA_LLM_PROXY_AUTH_SECRET", "VEGA_MASK_SECRET"} {
-		if l.given(variable) && len(l.raw[variable]) < shortSecret {
+	for _, variable := range secretsOfOurs {
+		if l.given(variable) && len(l.raw[variable]) < shortSecret && len(l.raw[variable]) >= minSecret {
 			l.warn(variable, fmt.Sprintf("shorter than %d bytes: it can be guessed", shortSecret))
 		}
 	}

@@ -99,7 +99,7 @@ func TestUnlikelyCombinationsAreWarnings(t *testing.T) {
 		want    string
 	}{
 		{[]string{"VEGA_SCAN_RUNNING_STALE_SECONDS=60"}, "VEGA_SCAN_RUNNING_STALE_SECONDS"},
-		{[]string{"VEGA_AUTH_SECRET=short"}, "VEGA_AUTH_SECRET"},
+		{[]string{"VEGA_AUTH_SECRET=short-one"}, "VEGA_AUTH_SECRET"},
 		{[]string{"VEGA_LLM_PROVIDER_BASE_URL=http://api.example.com/v1"}, "VEGA_LLM_PROVIDER_BASE_URL"},
 		{[]string{"VEGA_NATS_URL=nats://127.0.0.1:4222", "VEGA_NATS_SYNC=always", "VEGA_MASK_SECRET=0123456789abcdef", "VEGA_AUTH_SECRET=0123456789abcdef"}, "VEGA_NATS_SYNC"},
 		{[]string{"VEGA_NATS_URL=nats://nats:4222", "VEGA_SERVICE_ROLE=worker", "VEGA_MASK_SECRET=0123456789abcdef"}, "VEGA_FILE_STORAGE_BACKEND"},

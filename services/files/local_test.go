@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"vega/services/files"
 	"vega/services/files/filestest"
@@ -68,6 +69,7 @@ func putUntilKilled(dir string) {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
 	}
+	time.AfterFunc(time.Hour, func() {}) // something is still to come, so the runtime does not call the wait below a deadlock
 	r, w := io.Pipe()
 	go func() {
 		w.Write(make([]byte, 1<<20)) // returns when Put has read all of it
