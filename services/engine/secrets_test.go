@@ -14,6 +14,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"unicode/utf16"
 
 	"vega/events"
 	"vega/services/engine"
@@ -129,6 +130,7 @@ func TestCredentialsAreFoundAtTheirLines(t *testing.T) {
 		"pem over a window's end":   {"a.txt", strings.Repeat("y", 96<<10-100) + "\n" + block, 2, 1 + strings.Count(block, "\n"), "private-key"},
 		"with a gitleaks:allow":     {"a.env", "KEY=" + aws + " # gitleaks:allow\n", 1, 1, "aws-access-token"},
 		"not UTF-8":                 {"a.env", "\xff\xfe\xfd\nKEY=" + aws + " \xff\n", 2, 2, "aws-access-token"},
+		"UTF-16":                    {"a.ps1", utf16LE("a\r\nb\r\n$KEY = '" + aws + "'\r\n"), 3, 3, "aws-access-token"},
 		"a form before its context": {"a.sh", "curl -H \"Authorization: Bearer gh" + "p_" + word(3, 36, "abcdefghijABCDEFGHIJ0123456789") + "\" https://x\n", 1, 1, "github-pat"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -147,6 +149,15 @@ func TestCredentialsAreFoundAtTheirLines(t *testing.T) {
 			assertNowhere(t, rec, aws, api)
 		})
 	}
+}
+
+// utf16LE is a text as PowerShell writes it.
+func utf16LE(s string) string {
+	b := []byte{0xFF, 0xFE}
+	for _, u := range utf16.Encode([]rune(s)) {
+		b = append(b, byte(u), byte(u>>8))
+	}
+	return string(b)
 }
 
 func TestEveryCredentialOfALineIsMasked(t *testing.T) {

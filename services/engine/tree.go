@@ -14,6 +14,8 @@ import (
 	"unicode"
 	"unicode/utf8"
 
+	encoding "golang.org/x/text/encoding/unicode"
+
 	"vega/events"
 )
 
@@ -116,7 +118,8 @@ func (t *tree) open(p string) (*os.File, error) {
 	return f, nil
 }
 
-// head reads at most n bytes from the start of a listed file. whole says that this is all of it.
+// head reads at most n bytes from the start of a listed file. whole says that this is all of it. UTF-16 that says so by its first two bytes comes
+// back as UTF-8, line for line: editors and shells of Windows write it.
 func (t *tree) head(p string, n int64) (b []byte, whole bool, err error) {
 	f, err := t.open(p)
 	if err != nil {
@@ -129,9 +132,21 @@ func (t *tree) head(p string, n int64) (b []byte, whole bool, err error) {
 		return nil, false, err
 	}
 	if b = buf.Bytes(); int64(len(b)) > n {
-		return b[:n], false, nil
+		return asUTF8(b[:n]), false, nil
 	}
-	return b, true, nil
+	return asUTF8(b), true, nil
+}
+
+// asUTF8 decodes UTF-16 with a byte order mark and leaves everything else as it is.
+func asUTF8(b []byte) []byte {
+	if len(b) < 2 || !isBinary(b) || (b[0] != 0xFE || b[1] != 0xFF) && (b[0] != 0xFF || b[1] != 0xFE) {
+		return b
+	}
+	text, err := encoding.UTF16(encoding.BigEndian, encoding.UseBOM).NewDecoder().Bytes(b)
+	if err != nil {
+		return b
+	}
+	return text
 }
 
 // showable says whether a path can stand in a finding: valid UTF-8, no control characters.
