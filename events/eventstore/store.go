@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -61,6 +62,7 @@ type Store struct {
 	room     func() error
 	replies  *replies
 	appender *appender // nil: publish directly
+	closed   atomic.Bool
 }
 
 // Open finds the region's streams, asserts that they have the settings the log needs, and starts the appender. It does not
@@ -95,6 +97,7 @@ func Open(ctx context.Context, nc *nats.Conn, o Options) (*Store, error) {
 
 // Close stops the appender after the commit in flight. Appends that wait get ErrUnavailable.
 func (s *Store) Close() {
+	s.closed.Store(true)
 	if s.appender != nil {
 		s.appender.close()
 	}
@@ -162,6 +165,9 @@ func (s *Store) commit(ctx context.Context, a events.Aggregate, head events.Head
 		return time.Now().After(deadline)
 	}
 	for try := 0; ; try++ {
+		if s.closed.Load() {
+			return done{}, fmt.Errorf("%w: %w", ErrUnavailable, errStopped)
+		}
 		if try > 0 || s.appender.wary() {
 			found, err := s.settle(ctx, a, c, try > 1)
 			if !errors.Is(err, errUntouched) {
