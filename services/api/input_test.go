@@ -156,3 +156,19 @@ func FuzzCreateBodies(f *testing.F) {
 		}
 	})
 }
+
+func TestAMethodThatIsNotTakenNamesThoseThatAre(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, options{})
+	if got := w.user.do("PUT", "/projects", object{}).want(405).header.Get("Allow"); got != "GET, POST" {
+		t.Errorf("Allow = %q, want GET, POST", got)
+	}
+}
+
+func TestAnEventIDBeyondTheLogIsRefused(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, options{})
+	x := w.things()
+	w.user.do("GET", "/scans/"+x.scan+"/events?after=999999-0", nil).refused(422, "invalid_request")
+	w.user.do("GET", "/scans/"+x.scan+"/events", nil, "Accept", "text/event-stream", "Last-Event-ID", "999999-0").refused(422, "invalid_request")
+}

@@ -40,6 +40,7 @@ func (s *Server) build() (err error) {
 	s.router = chi.NewMux()
 	s.router.NotFound(func(w http.ResponseWriter, r *http.Request) { s.refuse(w, r, errNotFound) })
 	s.router.MethodNotAllowed(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Allow", strings.Join(s.allowed(r.URL.Path), ", "))
 		s.refuse(w, r, fail(http.StatusMethodNotAllowed, "method_not_allowed", "this path does not take that method"))
 	})
 	s.api = humachi.New(s.router, s.humaConfig())
@@ -292,4 +293,15 @@ func (w *recorder) Unwrap() http.ResponseWriter { return w.ResponseWriter }
 func stack() string {
 	b := make([]byte, 4<<10)
 	return string(bytes.ToValidUTF8(b[:runtime.Stack(b, false)], nil))
+}
+
+// allowed are the methods that a path takes.
+func (s *Server) allowed(path string) []string {
+	var out []string
+	for _, method := range []string{http.MethodGet, http.MethodPost, http.MethodPut, http.MethodPatch, http.MethodDelete} {
+		if s.router.Match(chi.NewRouteContext(), method, path) {
+			out = append(out, method)
+		}
+	}
+	return out
 }

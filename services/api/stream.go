@@ -38,6 +38,19 @@ func parsePlace(field, s string) (place, error) {
 	return place{}, invalid(field, "want the id of an event")
 }
 
+// parsePlaceInLog is parsePlace for an id that must lie in the log: one beyond its end is nobody's.
+func (s *Server) parsePlaceInLog(ctx context.Context, field, id string) (place, error) {
+	p, err := parsePlace(field, id)
+	if err != nil || p.Log <= s.Runner.At() {
+		return p, err
+	}
+	info, err := s.Store.Info(ctx)
+	if err == nil && p.Log > info.Last {
+		err = invalid(field, "want the id of an event")
+	}
+	return p, err
+}
+
 // eventBody is one event as people see it: of the log, or a line of the feed.
 type eventBody struct {
 	ID       string     `json:"id" doc:"Opaque; for after and Last-Event-ID"`
@@ -256,13 +269,13 @@ func (s *Server) getScanEvents(w http.ResponseWriter, r *http.Request) error {
 		if id := r.Header.Get("Last-Event-ID"); id != "" { // the browser's own memory is newer than the address
 			field, from = "Last-Event-ID", id
 		}
-		after, err := parsePlace(field, from)
+		after, err := s.parsePlaceInLog(r.Context(), field, from)
 		if err != nil {
 			return err
 		}
 		return s.stream(w, r, after)
 	}
-	after, err := parsePlace("after", cmp.Or(q.Get("cursor"), q.Get("after")))
+	after, err := s.parsePlaceInLog(r.Context(), "after", cmp.Or(q.Get("cursor"), q.Get("after")))
 	if err != nil {
 		return err
 	}
