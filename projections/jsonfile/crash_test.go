@@ -432,6 +432,7 @@ func TestASnapshotThatFailsIsToldOnceAndTriedAgain(t *testing.T) {
 			failed, unblocked := 0, false
 			for at := 0; at < len(h.Events); {
 				err := modeltest.Update(t.Context(), m, h.Events[at:at+1])
+				m.work.Wait() // the snapshot, if one was begun, has ended
 				if err != nil {
 					failed++
 					if failed == 1 && in == "snapshot" {

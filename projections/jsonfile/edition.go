@@ -25,11 +25,15 @@ type edition struct {
 	rows   *rowSet
 	check  projections.Checkpoint
 
-	tail       *os.File // nil: nothing is logged yet
-	size       int64    // of the tail's whole transactions, bytes
-	based      int64    // size of the newest snapshot, bytes
-	generation int      // of the tail
+	buf        bytes.Buffer // of the transaction that is being written
+	tail       *os.File     // nil: nothing is logged yet
+	size       int64        // of the tail's whole transactions, bytes
+	based      int64        // size of the newest snapshot, bytes
+	generation int          // of the tail
 }
+
+// keepBuffer is how large a buffer is kept for the next transaction.
+const keepBuffer = 16 << 20
 
 // end is the last line of a transaction.
 type end struct {
@@ -111,8 +115,11 @@ func (e *edition) stage(c projections.Checkpoint, f func(projections.Tx) error) 
 
 // append writes a transaction behind the tail. After an error the tail ends where it did.
 func (e *edition) append(t *tx, c projections.Checkpoint) error {
-	var buf bytes.Buffer
-	enc := json.NewEncoder(&buf)
+	e.buf.Reset()
+	if e.buf.Cap() > keepBuffer {
+		e.buf = bytes.Buffer{}
+	}
+	enc := json.NewEncoder(&e.buf)
 	enc.SetEscapeHTML(false)
 	if err := t.write(enc); err != nil {
 		return err
@@ -120,7 +127,7 @@ func (e *edition) append(t *tx, c projections.Checkpoint) error {
 	if err := enc.Encode(end{&c, e.check.Seq}); err != nil {
 		return fmt.Errorf("write read models: %w", err)
 	}
-	n, err := e.tail.WriteAt(buf.Bytes(), e.size)
+	n, err := e.tail.WriteAt(e.buf.Bytes(), e.size)
 	if err != nil {
 		// A part of the transaction may be in the file. It has no end, and the next one is written over it; should cutting it off fail too, Open does it.
 		return errors.Join(fmt.Errorf("write read models: %w", err), e.tail.Truncate(e.size))
