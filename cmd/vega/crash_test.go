@@ -27,9 +27,9 @@ import (
 // TestKillingTheServerLosesNothing runs scans while the server is killed again and again. Afterwards the log is the witness.
 func TestKillingTheServerLosesNothing(t *testing.T) {
 	t.Parallel()
-	kills, scans := 5, 12
+	kills, scans := 20, 30
 	if long {
-		kills, scans = 20, 30
+		kills, scans = 100, 150
 	}
 	killTheServer(t, kills, scans)
 }
