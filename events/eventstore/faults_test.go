@@ -98,8 +98,8 @@ func TestEveryCommandIsStoredOnceOverABadNetwork(t *testing.T) {
 			var writers sync.WaitGroup
 			for w := range 24 {
 				writers.Go(func() {
-					a := events.ScanOf(natstest.Region, events.ScanID(fmt.Sprintf("scan_test_%d", w%12)))
 					for i := 0; ctx.Err() == nil; i++ {
+						a := events.ScanOf(natstest.Region, events.ScanID(fmt.Sprintf("scan_test_%d_%d", w%12, i/30)))
 						evs := []events.Event{events.CancelRequested{}}
 						if (w+i)%7 == 0 {
 							evs = append(evs, events.CancelRequested{})
