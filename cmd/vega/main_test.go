@@ -39,7 +39,7 @@ func command(t testing.TB, dir string, env []string, args ...string) *exec.Cmd {
 	if err != nil {
 		t.Fatal(err)
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute) // a bound, so that a hang fails the test and not the run
+	ctx, cancel := context.WithTimeout(t.Context(), 8*time.Minute) // a bound, so that a hang fails the test and not the run
 	t.Cleanup(cancel)
 	c := exec.CommandContext(ctx, self, args...)
 	c.Dir = dir
