@@ -130,7 +130,7 @@ func (c *client) follow(ctx context.Context, scan string, f func(liveEvent)) (st
 			seq, _, _ := strings.Cut(last, "-")
 			return seq, ctx.Err()
 		}
-		if refused, ok := errors.AsType[*apiError](err); (ok && refused.Status < 500) || tries >= 5 {
+		if refused, ok := errors.AsType[*apiError](err); (ok && refused.Status < 499) || tries >= 5 { // 499 and above: the server is stopping or in trouble
 			return "", cmp.Or(err, error(io.ErrUnexpectedEOF))
 		}
 		pause := time.NewTimer(time.Duration(tries+1) * 200 * time.Millisecond)

@@ -159,7 +159,7 @@ func runScan(ctx context.Context, f scanFlags, path string, stdout, stderr io.Wr
 // isGone says that the server is stopping, or that nobody answers at its address any more.
 func isGone(err error) bool {
 	if refused, ok := errors.AsType[*apiError](err); ok {
-		return refused.Status == http.StatusServiceUnavailable || refused.Code == "upload_interrupted"
+		return refused.Status == http.StatusServiceUnavailable || refused.Status == 499 || refused.Code == "upload_interrupted"
 	}
 	_, network := errors.AsType[*net.OpError](err)
 	return network || errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF)

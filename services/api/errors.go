@@ -44,6 +44,9 @@ func fail(status int, code, message string) *failure {
 	return &failure{status: status, code: code, message: message}
 }
 
+// errStopping answers a stream that this side ended before it began.
+var errStopping = &failure{status: http.StatusServiceUnavailable, code: "stopping", message: "the server is stopping; ask again", retryable: true, retryAfter: time.Second}
+
 var errNotFound = fail(http.StatusNotFound, "not_found", "there is no such thing, or it is not yours")
 
 // invalid refuses one field.
@@ -254,6 +257,9 @@ func (f *failure) GetHeaders() http.Header {
 // refuse answers r with err.
 func (s *Server) refuse(w http.ResponseWriter, r *http.Request, err error) {
 	f := explain(err)
+	if f.status == statusClientGone && s.closing.Err() != nil && r.Context().Err() == nil {
+		f = errStopping // it was this side that went
+	}
 	s.note(r.Context(), f)
 	maps.Copy(w.Header(), f.GetHeaders())
 	body, mediaType := f.body(r.Header.Get("Accept"))
