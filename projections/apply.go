@@ -2,7 +2,6 @@ package projections
 
 import (
 	"fmt"
-	"maps"
 
 	"vega/events"
 	"vega/services/catalog"
@@ -63,21 +62,12 @@ func applyProject(tx Tx, r events.Recorded) error {
 	} else if known && creates {
 		return fmt.Errorf("%s of a project that exists", r.Kind)
 	}
-	switch e := r.Event.(type) {
-	case events.ProjectCreated:
-		p = Project{ID: id, Name: e.Name, Members: map[events.UserID]events.Role{e.Owner: events.RoleOwner}, CreatedAt: r.At, Created: r.Seq}
-	case events.ProjectRenamed:
-		p.Name = e.Name
-	case events.MemberSet:
-		p.Members = maps.Clone(p.Members)
-		p.Members[e.User] = e.Role
-	case events.MemberRemoved:
-		p.Members = maps.Clone(p.Members)
-		delete(p.Members, e.User)
-	case events.ProjectDeleted:
-		p.Deleted = true
-	default:
+	if !known {
+		p = Project{ID: id, CreatedAt: r.At, Created: r.Seq}
 	}
+	// What an event means to a project stands in its fold alone.
+	is := catalog.Project{Name: p.Name, Members: p.Members, Exists: known, Deleted: p.Deleted}.Evolve(r)
+	p.Name, p.Members, p.Deleted = is.Name, is.Members, is.Deleted
 	p.UpdatedAt, p.Version, p.Seq = r.At, r.Version, r.Seq
 	return tx.PutProject(p)
 }
@@ -93,21 +83,13 @@ func applyRepository(tx Tx, r events.Recorded) error {
 	} else if known && creates {
 		return fmt.Errorf("%s of a repository that exists", r.Kind)
 	}
+	// How far the source is stands in the fold alone; here is what the rows keep beside it.
+	is := catalog.Repository{Status: p.Status, Upload: p.Upload, Failure: p.Failure, Profile: p.Profile, Deleted: p.Deleted}.Evolve(r)
 	var snapshot *Snapshot
 	switch e := r.Event.(type) {
 	case events.RepositoryCreated:
-		p = Repository{ID: id, Project: e.Project, Name: e.Name, SourceType: e.SourceType, GitURL: e.GitURL, GitRef: e.GitRef,
-			Status: catalog.Pending, CreatedAt: r.At, Created: r.Seq}
-	case events.IngestStarted:
-		p.Status, p.Upload, p.Failure = catalog.Ingesting, e.Upload, nil
-	case events.IngestFailed:
-		if e.Upload == p.Upload {
-			p.Status, p.Upload, p.Failure = catalog.IngestBad, "", &e
-		}
+		p = Repository{ID: id, Project: e.Project, Name: e.Name, SourceType: e.SourceType, GitURL: e.GitURL, GitRef: e.GitRef, CreatedAt: r.At, Created: r.Seq}
 	case events.SnapshotTaken:
-		if e.Upload == p.Upload {
-			p.Status, p.Upload, p.Failure = catalog.Ready, "", nil
-		}
 		p.Latest = e.Snapshot
 		known, err := tx.HasSnapshot(id, e.Snapshot)
 		if err != nil {
@@ -118,11 +100,10 @@ func applyRepository(tx Tx, r events.Recorded) error {
 				Warnings: e.Warnings, Warned: e.Warned, CreatedAt: r.At, Created: r.Seq}
 		}
 	case events.ThreatProfileSet:
-		p.Profile, p.ProfileBy, p.ProfileAt = &e, r.Actor, r.At
-	case events.RepositoryDeleted:
-		p.Deleted = true
+		p.ProfileBy, p.ProfileAt = r.Actor, r.At
 	default:
 	}
+	p.Status, p.Upload, p.Failure, p.Profile, p.Deleted = is.Status, is.Upload, is.Failure, is.Profile, is.Deleted
 	p.UpdatedAt, p.Version, p.Seq = r.At, r.Version, r.Seq
 	if snapshot != nil {
 		if err := tx.PutSnapshot(*snapshot); err != nil {
