@@ -7,12 +7,17 @@ type AttemptClaimed struct {
 	Attempt int      `json:"attempt"` // from 1
 	Worker  WorkerID `json:"worker_id"`
 	Host    string   `json:"host,omitempty"`
+	// RunnerToken is the digest of the token that a one-scan runner must show to take the attempt over; empty when the worker runs it itself.
+	RunnerToken Digest `json:"runner_token,omitempty"`
 }
 
-// RunnerJoined is the one-scan runner taking over from the launcher that claimed the attempt; JTI is the token it spent.
+// RunnerJoined is the one-scan runner taking over from the launcher that claimed the attempt; JTI is the id of the token it spent. From here on the
+// attempt is the runner's: Worker, when it is set, is the id that it answers to.
 type RunnerJoined struct {
-	Attempt int    `json:"attempt"`
-	JTI     string `json:"jti"`
+	Attempt int      `json:"attempt"`
+	JTI     string   `json:"jti"`
+	Worker  WorkerID `json:"worker_id,omitempty"`
+	Host    string   `json:"host,omitempty"`
 }
 
 // AttemptStarted says that the source is there, was checked against the snapshot's digest, and the stages begin.
@@ -70,7 +75,8 @@ type AttemptReleased struct {
 type AttemptExpired struct {
 	Attempt  int      `json:"attempt"`
 	Worker   WorkerID `json:"worker_id"`
-	Reason   string   `json:"reason"` // restarted, disconnected, heartbeat_lost, running_stale, task_stopped
+	Reason   string   `json:"reason"`           // restarted, disconnected, heartbeat_lost, not_held, running_stale, task_stopped
+	Detail   string   `json:"detail,omitempty"` // why, in words, where somebody knows: a task's stop reason and exit codes
 	Priority Priority `json:"priority"`
 }
 

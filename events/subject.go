@@ -98,6 +98,11 @@ func FeedSubjects(r Region) string           { return "vegafeed." + string(r) + 
 // "no responders" at once instead of a stream's acknowledgement.
 func PingSubject(r Region, w WorkerID) string { return "vegactl." + string(r) + ".ping." + string(w) }
 
+// LookSubject is where a worker is told that something happened to a scan of its own, whose id is the message; DrainSubject is where it is asked to take
+// no more.
+func LookSubject(r Region, w WorkerID) string  { return "vegactl." + string(r) + ".look." + string(w) }
+func DrainSubject(r Region, w WorkerID) string { return "vegactl." + string(r) + ".drain." + string(w) }
+
 // ParseSubject finds the aggregate that an event subject belongs to, and the priority if it is a work item.
 func ParseSubject(subject string) (Aggregate, Priority, error) {
 	f := strings.Split(subject, ".")

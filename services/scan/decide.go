@@ -1,8 +1,12 @@
 package scan
 
 import (
+	"crypto/sha256"
+	"crypto/subtle"
+	"encoding/hex"
 	"errors"
 	"fmt"
+	"time"
 
 	"vega/events"
 )
@@ -21,15 +25,19 @@ type (
 	Requeue struct{}
 	// Abandon closes an id that was reserved and has no event.
 	Abandon struct{ User events.UserID }
-	// Claim takes a queued scan for a worker.
+	// Claim takes a queued scan for a worker. With RunnerToken, the digest of a secret, the attempt waits for a one-scan runner that shows the secret.
 	Claim struct {
-		Worker events.WorkerID
-		Host   string
+		Worker      events.WorkerID
+		Host        string
+		RunnerToken events.Digest
 	}
-	// Join spends the one-scan runner's token.
+	// Join spends the one-scan runner's token and makes the attempt the runner's. At is the moment of joining: a token is good for TokenLife.
 	Join struct {
 		Generation events.Seq
-		JTI        string
+		Token      string // the secret itself
+		Worker     events.WorkerID
+		Host       string
+		At         time.Time
 	}
 	// Start says that the source is there and checked.
 	Start struct {
@@ -73,6 +81,7 @@ type (
 	Expire struct {
 		Generation events.Seq
 		Reason     string
+		Detail     string // in words, or empty
 	}
 )
 
@@ -98,7 +107,18 @@ var (
 	ErrCancelling = fmt.Errorf("%w: the scan is being cancelled", ErrSuperseded)
 	// ErrTokenSpent is returned by Join when another runner has joined this attempt.
 	ErrTokenSpent = errors.New("runner token was used before")
+	// ErrTokenWrong is returned by Join when the token is not the attempt's, or too old.
+	ErrTokenWrong = errors.New("runner token is not valid for this attempt")
 )
+
+// TokenLife is how long after the claim a runner may join.
+const TokenLife = 10 * time.Minute
+
+// TokenDigest is what an event may know of a runner's token.
+func TokenDigest(token string) events.Digest {
+	sum := sha256.Sum256([]byte(token))
+	return events.Digest("sha256:" + hex.EncodeToString(sum[:]))
+}
 
 // NotAllowedError says that a command cannot be done in the scan's status.
 type NotAllowedError struct {
@@ -142,7 +162,7 @@ func Decide(s Scan, c Command) ([]events.Event, error) {
 		if s.Status != Queued {
 			return nil, &NotAllowedError{"claim", s.Status}
 		}
-		return []events.Event{events.AttemptClaimed{Attempt: s.Attempt + 1, Worker: c.Worker, Host: c.Host}}, nil
+		return []events.Event{events.AttemptClaimed{Attempt: s.Attempt + 1, Worker: c.Worker, Host: c.Host, RunnerToken: c.RunnerToken}}, nil
 	case RequestCancel:
 		return decideCancel(s, c)
 	case Expire:
@@ -151,13 +171,21 @@ func Decide(s Scan, c Command) ([]events.Event, error) {
 		if err := owner(s, c.Generation, Claimed); err != nil {
 			return nil, err
 		}
+		digest := TokenDigest(c.Token)
+		if s.RunnerToken == "" || subtle.ConstantTimeCompare([]byte(digest), []byte(s.RunnerToken)) != 1 || c.At.Sub(s.ClaimedAt) > TokenLife {
+			return nil, ErrTokenWrong
+		}
 		if s.Joined != "" {
 			return nil, ErrTokenSpent
 		}
-		return []events.Event{events.RunnerJoined{Attempt: s.Attempt, JTI: c.JTI}}, nil
+		jti := string(digest[len("sha256:"):][:32]) // an id for the token that does not give it away
+		return []events.Event{events.RunnerJoined{Attempt: s.Attempt, JTI: jti, Worker: c.Worker, Host: c.Host}}, nil
 	case Start:
 		if err := owner(s, c.Generation, Claimed); err != nil {
 			return nil, err
+		}
+		if s.RunnerToken != "" && s.Joined == "" {
+			return nil, &NotAllowedError{"start before its runner joined", s.Status}
 		}
 		return []events.Event{events.AttemptStarted{Attempt: s.Attempt, Worker: s.Worker, Engine: c.Engine, PackDigest: c.PackDigest}}, nil
 	case CompleteStage:
@@ -231,13 +259,20 @@ func decideExpire(s Scan, c Expire) ([]events.Event, error) {
 	}
 	switch {
 	case s.Status == Cancelling:
-		return []events.Event{events.ScanCancelled{Attempt: s.Attempt, Reason: "its worker was gone: " + c.Reason}}, nil
+		return []events.Event{events.ScanCancelled{Attempt: s.Attempt, Reason: "its worker was gone: " + c.why()}}, nil
 	case s.Spent >= s.Request.MaxAttempts:
 		return []events.Event{events.ScanFailed{Attempt: s.Attempt, Code: "attempts_exhausted",
-			Message: fmt.Sprintf("attempt %d was lost (%s) and was the last of %d", s.Attempt, c.Reason, s.Request.MaxAttempts)}}, nil
+			Message: fmt.Sprintf("attempt %d was lost (%s) and was the last of %d", s.Attempt, c.why(), s.Request.MaxAttempts)}}, nil
 	default:
-		return []events.Event{events.AttemptExpired{Attempt: s.Attempt, Worker: s.Worker, Reason: c.Reason, Priority: s.Request.Priority}}, nil
+		return []events.Event{events.AttemptExpired{Attempt: s.Attempt, Worker: s.Worker, Reason: c.Reason, Detail: c.Detail, Priority: s.Request.Priority}}, nil
 	}
+}
+
+func (c Expire) why() string {
+	if c.Detail == "" {
+		return c.Reason
+	}
+	return c.Reason + ": " + c.Detail
 }
 
 // decideFindings splits what is new into events. A crash between findings and their stage's end makes the next attempt bring them

@@ -8,27 +8,29 @@ import (
 
 // Scan is the state of one scan: the fold of its events. The zero value is a scan that does not exist.
 type Scan struct {
-	Status     Status
-	Request    events.ScanQueued // what was asked for
-	ReadySeq   events.Seq        // sequence of the last event that made it work
-	Attempt    int               // number of the last claim, from 1
-	Spent      int               // attempts that count: those that were not released
-	Worker     events.WorkerID   // of the last claim
-	Generation events.Seq        // sequence of the last claim: the fencing token
-	Joined     string            // jti that the one-scan runner spent for this attempt
-	Stages     []events.StageCompleted
-	Findings   []events.Finding
-	Rejected   int
-	Coverage   events.Coverage // set at the end
-	Usage      events.Usage
-	Failure    *events.ScanFailed
-	QueuedAt   time.Time
-	ClaimedAt  time.Time // of the last claim
-	StartedAt  time.Time // of the first start
-	RunningAt  time.Time // of the last start
-	FinishedAt time.Time
-	Version    events.Version
-	Seq        events.Seq // of its last event
+	Status      Status
+	Request     events.ScanQueued // what was asked for
+	ReadySeq    events.Seq        // sequence of the last event that made it work
+	Attempt     int               // number of the last claim, from 1
+	Spent       int               // attempts that count: those that were not released
+	Worker      events.WorkerID   // who has the last attempt: the worker that claimed it, or the runner that joined it
+	Launcher    events.WorkerID   // the worker that claimed it, once a runner has joined
+	Generation  events.Seq        // sequence of the last claim: the fencing token
+	Joined      string            // jti that the one-scan runner spent for this attempt
+	RunnerToken events.Digest     // what a runner has to show for this attempt
+	Stages      []events.StageCompleted
+	Findings    []events.Finding
+	Rejected    int
+	Coverage    events.Coverage // set at the end
+	Usage       events.Usage
+	Failure     *events.ScanFailed
+	QueuedAt    time.Time
+	ClaimedAt   time.Time // of the last claim
+	StartedAt   time.Time // of the first start
+	RunningAt   time.Time // of the last start
+	FinishedAt  time.Time
+	Version     events.Version
+	Seq         events.Seq // of its last event
 }
 
 // Evolve returns the state after r. Events that the table does not allow in this status leave it as it is, except that version
@@ -46,10 +48,14 @@ func (s Scan) Evolve(r events.Recorded) Scan {
 		}
 		s.ReadySeq = r.Seq
 	case events.AttemptClaimed:
-		s.Attempt, s.Worker, s.Generation, s.ClaimedAt, s.Joined = e.Attempt, e.Worker, r.Seq, r.At, ""
+		s.Attempt, s.Worker, s.Generation, s.ClaimedAt = e.Attempt, e.Worker, r.Seq, r.At
+		s.Launcher, s.Joined, s.RunnerToken = "", "", e.RunnerToken
 		s.Spent++
 	case events.RunnerJoined:
 		s.Joined = e.JTI
+		if e.Worker != "" {
+			s.Launcher, s.Worker = s.Worker, e.Worker
+		}
 	case events.AttemptStarted:
 		s.RunningAt = r.At
 		if s.StartedAt.IsZero() {

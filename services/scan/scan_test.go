@@ -106,6 +106,7 @@ func TestTheDiagramIsDrawnFromTheTable(t *testing.T) {
 func TestDecide(t *testing.T) {
 	t.Parallel()
 	last := append(running[:3:3], events.AttemptExpired{Attempt: 1}, events.AttemptClaimed{Attempt: 2}, events.AttemptExpired{Attempt: 2}, events.AttemptClaimed{Attempt: 3})
+	launched := append(queued[:1:1], events.AttemptClaimed{Attempt: 1, Worker: "w", RunnerToken: scan.TokenDigest("t")})
 	finding := func(id string) events.Finding {
 		return events.Finding{ID: events.FindingID(id), Severity: events.SeverityHigh}
 	}
@@ -152,8 +153,14 @@ func TestDecide(t *testing.T) {
 		{"expire an older claim", running, scan.Expire{Generation: 1}, "[]", nil},
 		{"expire while cancelling", cancelling, scan.Expire{Generation: 2}, "[scan.cancelled]", nil},
 		{"expire the last attempt", last, scan.Expire{Generation: 7}, "[scan.failed]", nil},
-		{"join", claimed, scan.Join{Generation: 2, JTI: "j"}, "[scan.runner_joined]", nil},
-		{"join twice", append(claimed[:2:2], events.RunnerJoined{JTI: "j"}), scan.Join{Generation: 2, JTI: "j"}, "", scan.ErrTokenSpent},
+		{"join", launched, scan.Join{Generation: 2, Token: "t"}, "[scan.runner_joined]", nil},
+		{"join twice", append(launched[:2:2], events.RunnerJoined{JTI: "j"}), scan.Join{Generation: 2, Token: "t"}, "", scan.ErrTokenSpent},
+		{"join with another token", launched, scan.Join{Generation: 2, Token: "u"}, "", scan.ErrTokenWrong},
+		{"join too late", launched, scan.Join{Generation: 2, Token: "t", At: time.Now().Add(time.Hour)}, "", scan.ErrTokenWrong},
+		{"join what the worker runs itself", claimed, scan.Join{Generation: 2}, "", scan.ErrTokenWrong},
+		{"join an older claim", launched, scan.Join{Generation: 1, Token: "t"}, "", scan.ErrSuperseded},
+		{"start before the runner joined", launched, scan.Start{Generation: 2}, "", &scan.NotAllowedError{}},
+		{"start after it", append(launched[:2:2], events.RunnerJoined{JTI: "j"}), scan.Start{Generation: 2}, "[scan.started]", nil},
 	} {
 		evs, err := scan.Decide(given(c.given...), c.when)
 		if c.err != nil {
@@ -188,8 +195,8 @@ func command(t *rapid.T, s scan.Scan) scan.Command {
 	gen := rapid.SampledFrom([]events.Seq{s.Generation, s.Generation, s.Generation, 0, 1, 99}).Draw(t, "generation")
 	id := rapid.SampledFrom([]string{"a", "b", "c"}).Draw(t, "id")
 	return rapid.SampledFrom([]scan.Command{
-		scan.Queue{Request: request}, scan.Queue{}, scan.Requeue{}, scan.Abandon{User: "u"}, scan.Claim{Worker: events.WorkerID(id)},
-		scan.Join{Generation: gen, JTI: id}, scan.Start{Generation: gen}, scan.CompleteStage{Generation: gen, Result: events.StageCompleted{Stage: id}},
+		scan.Queue{Request: request}, scan.Queue{}, scan.Requeue{}, scan.Abandon{User: "u"}, scan.Claim{Worker: events.WorkerID(id)}, scan.Claim{Worker: events.WorkerID(id), RunnerToken: scan.TokenDigest(id)},
+		scan.Join{Generation: gen, Token: id}, scan.Start{Generation: gen}, scan.CompleteStage{Generation: gen, Result: events.StageCompleted{Stage: id}},
 		scan.RecordFindings{Generation: gen, Findings: []events.Finding{{ID: events.FindingID(id)}}}, scan.Complete{Generation: gen}, scan.Fail{Generation: gen},
 		scan.RequestCancel{}, scan.ConfirmCancel{Generation: gen}, scan.Release{Generation: gen}, scan.Expire{Generation: gen},
 	}).Draw(t, "command")
