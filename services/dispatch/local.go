@@ -15,7 +15,9 @@ import (
 type Hint struct {
 	Scan     events.ScanID
 	Seq      events.Seq
-	Priority events.Priority
+	Priority events.Priority  // empty: the queue knows none
+	Ready    *events.Recorded // the event itself, when the queue brought it
+	receipt  any              // what the queue that gave the hint out knows it by
 }
 
 // Local hands the log's ready events to the workers of this process, best priority first, then oldest first. What it holds is in memory
@@ -47,7 +49,7 @@ func (l *Local) Run(ctx context.Context, after events.Seq) error {
 		if err != nil || priority == "" {
 			continue // a ready event of a newer release: its scan is not for this build
 		}
-		l.put(Hint{events.ScanID(r.Aggregate.ID), r.Seq, priority})
+		l.put(Hint{Scan: events.ScanID(r.Aggregate.ID), Seq: r.Seq, Priority: priority, Ready: &r})
 	}
 	return nil
 }
@@ -73,6 +75,9 @@ func (l *Local) Next(ctx context.Context) (Hint, error) {
 		}
 	}
 }
+
+// Done says that a hint has served: its scan is claimed, or wants no worker any more.
+func (l *Local) Done(Hint) {}
 
 // Retry gives back a hint that could not be acted on, because the log was away.
 func (l *Local) Retry(h Hint) { l.put(h) }

@@ -21,9 +21,11 @@ import (
 	"vega/services/scan"
 )
 
-// Queue brings hints. Next waits for one; Retry gives one back that could not be acted on because the log was away.
+// Queue brings hints. Every hint that Next gave out is given to Done once it has served (the claim is stored, or the scan wants no worker any more), or to
+// Retry when it could not be acted on; it is brought again otherwise. None of them fails: a lost Done brings a hint once more, which does no harm.
 type Queue interface {
 	Next(ctx context.Context) (dispatch.Hint, error)
+	Done(dispatch.Hint)
 	Retry(dispatch.Hint)
 }
 
@@ -144,25 +146,52 @@ func (w *Worker) take(ctx, running context.Context, h dispatch.Hint) error {
 	}
 	agg := events.ScanOf(w.Store.Region(), h.Scan)
 	meta := w.meta(events.CommandIDFor("claim", string(w.Member.ID()), strconv.FormatUint(uint64(h.Seq), 10)), "hint "+strconv.FormatUint(uint64(h.Seq), 10))
-	s, recorded, err := eventstore.Do(ctx, w.Store, agg, meta, func(s scan.Scan, _ events.Head) ([]events.Event, error) {
-		return scan.Decide(s, scan.Claim{Worker: w.Member.ID(), Host: w.opt.Host})
-	})
+	s, recorded, err := w.claim(ctx, agg, meta, h)
 	if _, no := errors.AsType[*scan.NotAllowedError](err); no {
-		return nil // over, or somebody else's: the hint has served
+		w.Queue.Done(h)
+		return nil // over, or somebody else's
 	}
 	if err != nil {
 		return err
 	}
+	// A crash here: the scan is claimed by a worker that no longer is. Maintenance expires it; the hint comes again and finds nothing to do.
+	w.Queue.Done(h)
 	if len(recorded) == 0 || s.Worker != w.Member.ID() || s.Generation != recorded[0].Seq {
 		return nil
 	}
-	// A crash here: the scan is claimed by a worker that no longer is. Maintenance expires it.
 	w.Member.Took(h.Scan)
 	defer w.Member.Gave(h.Scan)
 	a := &attempt{w: w, agg: agg, id: h.Scan, generation: s.Generation, number: s.Attempt, state: s, head: recorded[len(recorded)-1].Head()}
 	a.run(running)
 	return nil
 }
+
+// claim appends the claim. Nearly always nothing has happened since the event that the hint brought, so that is tried without asking first.
+func (w *Worker) claim(ctx context.Context, agg events.Aggregate, meta events.Meta, h dispatch.Hint) (scan.Scan, []events.Recorded, error) {
+	claim := scan.Claim{Worker: w.Member.ID(), Host: w.opt.Host}
+	if r := h.Ready; r != nil && r.Version == 1 {
+		s := scan.Scan{}.Evolve(*r)
+		evs, err := scan.Decide(s, claim)
+		if err == nil {
+			recorded, err := w.Store.Append(ctx, agg, r.Head(), meta, evs...)
+			if err == nil {
+				return s.Evolve(recorded[0]), recorded, nil
+			}
+			if !errors.Is(err, eventstore.ErrConflict) {
+				return s, nil, err
+			}
+		}
+	}
+	return eventstore.Do(ctx, w.Store, agg, meta, func(s scan.Scan, _ events.Head) ([]events.Event, error) {
+		if s.Seq < h.Seq {
+			return nil, fmt.Errorf("%w: it ends at %d, before the hint's event %d", errBehind, s.Seq, h.Seq)
+		}
+		return scan.Decide(s, claim)
+	})
+}
+
+// errBehind says that the log that was asked does not have the event of a hint yet.
+var errBehind = errors.New("the scan was read from a log that is behind")
 
 func (w *Worker) meta(id events.CommandID, cause string) events.Meta {
 	return events.Meta{Command: id, Actor: events.ByWorker(w.Member.ID()), Cause: cause, At: time.Now().UTC()}
