@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"slices"
 	"sync"
 	"time"
@@ -35,35 +36,88 @@ type Member struct {
 	store *eventstore.Store
 	ttl   time.Duration
 	log   *slog.Logger
-	ping  *nats.Subscription
-	kick  chan struct{} // buffered 1: what is said has changed
+	subs  []*nats.Subscription
+	kick  chan struct{}      // buffered 1: what is said has changed
+	looks chan events.ScanID // buffered; written by the subscription and Run, read by the worker
+	drain chan struct{}      // closed once, when draining begins
 
 	mu      sync.Mutex // guards what follows, never held over I/O
 	self    Worker
+	held    map[events.ScanID]events.Seq // generation by scan
 	rev     uint64
 	renewed time.Time // start of the last renewal that succeeded
 }
 
-// beatEvery is the longest time between two renewals; a short TTL makes it shorter.
-const beatEvery = 5 * time.Second
+// beatEvery is the longest time between two renewals; a short TTL makes it shorter. changeEvery is the shortest: what changes meanwhile waits.
+const (
+	beatEvery   = 5 * time.Second
+	changeEvery = 250 * time.Millisecond
+)
 
-// Join stores the process's entry and begins to answer pings.
+// Join stores the process's entry and begins to answer pings and to take requests.
 func Join(ctx context.Context, store *eventstore.Store, w Worker, ttl time.Duration, log *slog.Logger) (*Member, error) {
-	m := &Member{store: store, ttl: max(ttl, time.Second), log: log, self: w, kick: make(chan struct{}, 1)}
+	m := &Member{
+		store: store, ttl: max(ttl, time.Second), log: log, self: w, held: map[events.ScanID]events.Seq{},
+		kick: make(chan struct{}, 1), looks: make(chan events.ScanID, 64), drain: make(chan struct{}),
+	}
 	if err := m.renew(ctx); err != nil {
 		return nil, fmt.Errorf("join the fleet: %w", err)
 	}
-	sub, err := store.Conn().Subscribe(events.PingSubject(store.Region(), w.ID), func(msg *nats.Msg) {
-		_ = msg.Respond(nil) // an answer that does not arrive is asked for again
-	})
-	if err != nil {
-		return nil, fmt.Errorf("join the fleet: %w", err)
+	for subject, handle := range map[string]nats.MsgHandler{
+		events.PingSubject(store.Region(), w.ID):  m.pong,
+		events.LookSubject(store.Region(), w.ID):  func(msg *nats.Msg) { m.look(events.ScanID(msg.Data)) },
+		events.DrainSubject(store.Region(), w.ID): func(msg *nats.Msg) { m.Drain(); _ = msg.Respond(nil) },
+	} {
+		sub, err := store.Conn().Subscribe(subject, handle)
+		if err != nil {
+			return nil, fmt.Errorf("join the fleet: %w", err)
+		}
+		m.subs = append(m.subs, sub)
 	}
-	m.ping = sub
 	return m, nil
 }
 
-// Run renews the entry until ctx ends. A renewal that fails is logged and tried again sooner; claims stop meanwhile (Fresh).
+// Pong is what a worker answers to a ping: the scans it holds, with their generations.
+type Pong struct {
+	Held map[events.ScanID]events.Seq `json:"held"`
+}
+
+func (m *Member) pong(msg *nats.Msg) {
+	m.mu.Lock()
+	body, err := json.Marshal(Pong{m.held})
+	m.mu.Unlock()
+	if err == nil {
+		_ = msg.Respond(body) // an answer that does not arrive is asked for again
+	}
+}
+
+// look passes on that a scan should be looked at; when too many wait, all of them.
+func (m *Member) look(id events.ScanID) {
+	select {
+	case m.looks <- id:
+		return
+	default:
+	}
+	for len(m.looks) > 0 { // what waited is part of "all"
+		select {
+		case <-m.looks:
+		default:
+		}
+	}
+	select {
+	case m.looks <- "":
+	default: // another call has just said the same
+	}
+}
+
+// Looks says which of its scans the worker should read again because something happened to them; an empty id means all.
+func (m *Member) Looks() <-chan events.ScanID { return m.looks }
+
+// Draining is closed when the worker was asked to take no more scans.
+func (m *Member) Draining() <-chan struct{} { return m.drain }
+
+// Run renews the entry until ctx ends. A renewal that fails is logged and tried again sooner; claims stop meanwhile (Fresh). After a renewal that
+// came late the worker is told to look at all its scans: they may have been given away.
 func (m *Member) Run(ctx context.Context) error {
 	every := min(beatEvery, m.ttl/4)
 	wait := every
@@ -74,9 +128,14 @@ func (m *Member) Run(ctx context.Context) error {
 		select {
 		case <-t.C:
 		case <-m.kick:
+			if recent := time.Since(m.lastRenewed()); recent < changeEvery {
+				t.Reset(changeEvery - recent)
+				continue
+			}
 		case <-ctx.Done():
 			return nil
 		}
+		late := time.Since(m.lastRenewed()) > m.ttl/2
 		wait = every
 		if err := m.renew(ctx); err != nil && ctx.Err() == nil {
 			if !failing {
@@ -85,10 +144,19 @@ func (m *Member) Run(ctx context.Context) error {
 			failing, wait = true, min(every, 250*time.Millisecond)
 		} else if failing {
 			m.log.Info("heartbeat stored again")
-			failing = false
+			failing, late = false, true
+		}
+		if late && !failing {
+			m.look("")
 		}
 		t.Reset(wait)
 	}
+}
+
+func (m *Member) lastRenewed() time.Time {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.renewed
 }
 
 // Fresh says that the last renewal is younger than half the TTL: only then may the process claim.
@@ -101,24 +169,32 @@ func (m *Member) Fresh(now time.Time) bool {
 // ID is the worker's id.
 func (m *Member) ID() events.WorkerID { return m.self.ID }
 
-// Took and Gave say which scans are in the process's slots.
-func (m *Member) Took(id events.ScanID) {
-	m.change(func(w *Worker) { w.Scans = append(slices.Clone(w.Scans), id) })
+// Took and Gave say which scans, of which generation, the process holds.
+func (m *Member) Took(id events.ScanID, generation events.Seq) {
+	m.change(func() { m.held[id] = generation })
 }
 
-// Gave says that a scan has left its slot.
+// Gave says that a scan has left the process.
 func (m *Member) Gave(id events.ScanID) {
-	m.change(func(w *Worker) {
-		w.Scans = slices.DeleteFunc(slices.Clone(w.Scans), func(x events.ScanID) bool { return x == id })
+	m.change(func() { delete(m.held, id) })
+}
+
+// Drain says that the process takes no more scans, here and to those who list it.
+func (m *Member) Drain() {
+	m.change(func() {
+		if !m.self.Draining {
+			m.self.Draining = true
+			close(m.drain)
+		}
 	})
 }
 
-// Drain says that the process takes no more scans.
-func (m *Member) Drain() { m.change(func(w *Worker) { w.Draining = true }) }
-
 // Leave removes the entry and stops answering pings.
 func (m *Member) Leave(ctx context.Context) error {
-	err := m.ping.Unsubscribe()
+	var err error
+	for _, sub := range m.subs {
+		err = errors.Join(err, sub.Unsubscribe())
+	}
 	kv, kerr := m.store.JetStream().KeyValue(ctx, eventstore.HeartbeatBucket)
 	if kerr == nil {
 		kerr = kv.Purge(ctx, string(m.self.ID), jetstream.PurgeTTL(time.Minute))
@@ -129,9 +205,9 @@ func (m *Member) Leave(ctx context.Context) error {
 	return nil
 }
 
-func (m *Member) change(f func(*Worker)) {
+func (m *Member) change(f func()) {
 	m.mu.Lock()
-	f(&m.self)
+	f()
 	m.mu.Unlock()
 	select {
 	case m.kick <- struct{}{}:
@@ -147,10 +223,8 @@ func (m *Member) renew(ctx context.Context) error {
 	m.mu.Lock()
 	m.self.Beat = start.UTC()
 	w, rev := m.self, m.rev
+	w.Scans = append([]events.ScanID{}, slices.Sorted(maps.Keys(m.held))...)
 	m.mu.Unlock()
-	if w.Scans == nil {
-		w.Scans = []events.ScanID{}
-	}
 	body, err := json.Marshal(w)
 	if err != nil {
 		return err
@@ -221,16 +295,39 @@ func List(ctx context.Context, store *eventstore.Store) ([]Worker, error) {
 	return out, nil
 }
 
-// Alive pings a worker: false means that its process has no connection, which is known in a fraction of a millisecond. A worker that is
-// connected but does not answer before ctx ends counts as alive.
-func Alive(ctx context.Context, store *eventstore.Store, id events.WorkerID) (bool, error) {
-	_, err := store.Conn().RequestWithContext(ctx, events.PingSubject(store.Region(), id), nil)
+// ErrGone is returned when a worker's process has no connection.
+var ErrGone = errors.New("the worker is not connected")
+
+// Ping asks a worker what it holds. ErrGone means that its process has no connection, which is known in a fraction of a millisecond; that a worker is
+// connected and does not answer is ctx's error.
+func Ping(ctx context.Context, store *eventstore.Store, id events.WorkerID) (Pong, error) {
+	var p Pong
+	msg, err := store.Conn().RequestWithContext(ctx, events.PingSubject(store.Region(), id), nil)
 	switch {
-	case err == nil, errors.Is(err, context.DeadlineExceeded):
-		return true, nil
 	case errors.Is(err, nats.ErrNoResponders):
-		return false, nil
-	default:
-		return false, fmt.Errorf("ping %s: %w", id, err)
+		return p, fmt.Errorf("ping %s: %w", id, ErrGone)
+	case err != nil:
+		return p, fmt.Errorf("ping %s: %w", id, err)
 	}
+	if err := json.Unmarshal(msg.Data, &p); err != nil {
+		return p, fmt.Errorf("ping %s: its answer: %w", id, err)
+	}
+	return p, nil
+}
+
+// Look tells a worker that something happened to a scan of its own. It may be lost; workers also look by themselves.
+func Look(store *eventstore.Store, id events.WorkerID, scan events.ScanID) {
+	_ = store.Conn().Publish(events.LookSubject(store.Region(), id), []byte(scan)) // lost: the worker looks by itself within a second
+}
+
+// RequestDrain asks a worker to take no more scans and returns when it has heard; ErrGone when it is not connected.
+func RequestDrain(ctx context.Context, store *eventstore.Store, id events.WorkerID) error {
+	_, err := store.Conn().RequestWithContext(ctx, events.DrainSubject(store.Region(), id), nil)
+	if errors.Is(err, nats.ErrNoResponders) {
+		err = ErrGone
+	}
+	if err != nil {
+		return fmt.Errorf("drain %s: %w", id, err)
+	}
+	return nil
 }

@@ -2,6 +2,7 @@ package fleet_test
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"testing"
 	"time"
@@ -46,11 +47,31 @@ func TestAPingTellsLivingFromDead(t *testing.T) {
 	t.Parallel()
 	s := natstest.Open(t)
 	m := join(t, s, "work_test_a")
-	if alive, err := fleet.Alive(t.Context(), s, m.ID()); !alive || err != nil {
-		t.Errorf("Alive of a member = %v, %v", alive, err)
+	m.Took("scan_test_x", 7)
+	if p, err := fleet.Ping(t.Context(), s, m.ID()); err != nil || p.Held["scan_test_x"] != 7 {
+		t.Errorf("Ping of a member = %v, %v", p, err)
 	}
-	if alive, err := fleet.Alive(t.Context(), s, "work_test_nobody"); alive || err != nil {
-		t.Errorf("Alive of nobody = %v, %v", alive, err)
+	if _, err := fleet.Ping(t.Context(), s, "work_test_nobody"); !errors.Is(err, fleet.ErrGone) {
+		t.Errorf("Ping of nobody = %v", err)
+	}
+}
+
+func TestAWorkerIsAskedToLookAndToDrain(t *testing.T) {
+	t.Parallel()
+	s := natstest.Open(t)
+	m := join(t, s, "work_test_a")
+	fleet.Look(s, m.ID(), "scan_test_x")
+	if got := <-m.Looks(); got != "scan_test_x" {
+		t.Errorf("told to look at %q", got)
+	}
+	for range 2 { // a second request changes nothing
+		if err := fleet.RequestDrain(t.Context(), s, m.ID()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	<-m.Draining()
+	if err := fleet.RequestDrain(t.Context(), s, "work_test_nobody"); !errors.Is(err, fleet.ErrGone) {
+		t.Errorf("drain of nobody = %v", err)
 	}
 }
 
@@ -72,7 +93,7 @@ func TestAnEntryThatWasLostIsMadeAnew(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
 	go func() { done <- m.Run(ctx) }()
-	m.Took("scan_test_x")
+	m.Took("scan_test_x", 1)
 	if e := <-w.Updates(); e == nil || len(e.Value()) == 0 {
 		t.Errorf("update = %v, want the entry again", e)
 	}

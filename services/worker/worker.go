@@ -159,7 +159,7 @@ func (w *Worker) take(ctx, running context.Context, h dispatch.Hint) error {
 	if len(recorded) == 0 || s.Worker != w.Member.ID() || s.Generation != recorded[0].Seq {
 		return nil
 	}
-	w.Member.Took(h.Scan)
+	w.Member.Took(h.Scan, s.Generation)
 	defer w.Member.Gave(h.Scan)
 	a := &attempt{w: w, agg: agg, id: h.Scan, generation: s.Generation, number: s.Attempt, state: s, head: recorded[len(recorded)-1].Head()}
 	a.run(running)
