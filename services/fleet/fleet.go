@@ -174,9 +174,13 @@ func (m *Member) Took(id events.ScanID, generation events.Seq) {
 	m.change(func() { m.held[id] = generation })
 }
 
-// Gave says that a scan has left the process.
-func (m *Member) Gave(id events.ScanID) {
-	m.change(func() { delete(m.held, id) })
+// Gave says that an attempt has left the process, which may have the scan's next one already.
+func (m *Member) Gave(id events.ScanID, generation events.Seq) {
+	m.change(func() {
+		if m.held[id] == generation {
+			delete(m.held, id)
+		}
+	})
 }
 
 // Drain says that the process takes no more scans, here and to those who list it.

@@ -29,6 +29,8 @@ type attempt struct {
 	state scan.Scan
 	head  events.Head
 	wrote int // commands of this attempt, for their ids
+
+	stop context.CancelCauseFunc // ends the work; set before the attempt is listed as running
 }
 
 // run fetches the source, runs the engine, and records how it ended. It returns when the attempt is over for this process, one way or
@@ -48,9 +50,9 @@ func (a *attempt) run(ctx context.Context) {
 	defer cancel(nil)
 	limited, stopTimer := context.WithTimeoutCause(work, a.w.opt.Timeout, errTimeout)
 	defer stopTimer()
-	var watch sync.WaitGroup
-	watch.Go(func() { a.watch(work, cancel) })
-	defer func() { cancel(nil); watch.Wait() }()
+	a.stop = cancel
+	a.w.list(a)
+	defer a.w.unlist(a)
 
 	err := a.work(limited, dir)
 	if cause := context.Cause(limited); cause != nil && err != nil {
@@ -73,6 +75,10 @@ func (a *attempt) run(ctx context.Context) {
 		err = a.do(end, scan.ConfirmCancel{Generation: a.generation})
 	case errors.Is(err, scan.ErrSuperseded):
 		log.Info("attempt superseded")
+		return
+	case errors.Is(err, eventstore.ErrNewerEvents):
+		// Deciding without those events would be guessing. The scan is not held any more, which maintenance notices.
+		log.Warn("attempt given up: the scan has events of a newer release", "err", err)
 		return
 	case errors.Is(err, errDraining):
 		log.Info("scan released")
@@ -218,7 +224,10 @@ func (a *attempt) catchUp(ctx context.Context) error {
 		return err
 	}
 	for _, r := range past {
-		a.state = a.state.Evolve(r)
+		if u, ok := r.Event.(events.Unknown); ok {
+			return fmt.Errorf("%w: %s schema %d", eventstore.ErrNewerEvents, u.Kind, u.Schema)
+		}
+		a.state, a.head = a.state.Evolve(r), r.Head()
 	}
 	a.head = head
 	return nil
@@ -230,26 +239,23 @@ func (a *attempt) snapshot() scan.Scan {
 	return a.state
 }
 
-// watch follows the scan and ends the work when it is cancelled or taken away. Should following fail, the next write finds out.
-func (a *attempt) watch(ctx context.Context, cancel context.CancelCauseFunc) {
-	s := a.snapshot()
-	for r, err := range a.w.Store.Follow(ctx, a.generation, a.agg.Filter()) {
-		if err != nil {
-			if ctx.Err() == nil {
-				a.w.Log.Warn("scan not followed", "scan_id", a.id, "err", err)
-			}
-			return
-		}
-		s = s.Evolve(r)
-		switch {
-		case s.Generation != a.generation || !s.Owns(a.generation):
-			if !s.Status.Terminal() || s.Status == scan.Failed {
-				cancel(scan.ErrSuperseded)
-			}
-			return
-		case s.Status == scan.Cancelling:
-			cancel(scan.ErrCancelling)
-			return
-		}
+// look reads the scan again and ends the work when it is being cancelled or was taken away. An error means that the log did not answer soon.
+func (a *attempt) look(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, lookEvery)
+	defer cancel()
+	err := a.refresh(ctx)
+	if errors.Is(err, eventstore.ErrNewerEvents) {
+		a.stop(err)
+		return nil
 	}
+	if err != nil {
+		return err
+	}
+	switch s := a.snapshot(); {
+	case s.Owns(a.generation) && s.Status == scan.Cancelling:
+		a.stop(scan.ErrCancelling)
+	case !s.Owns(a.generation): // or this attempt has just ended the scan, and then nothing works any more
+		a.stop(scan.ErrSuperseded)
+	}
+	return nil
 }

@@ -70,6 +70,9 @@ type Options struct {
 type Worker struct {
 	Parts
 	opt Options
+
+	mu      sync.Mutex              // guards running, never held over I/O
+	running map[events.Seq]*attempt // by generation: a scan that was given away may be taken again before its earlier attempt has stopped
 }
 
 // New returns a worker and removes what an earlier process left in RuntimeRoot, which no other living process may use.
@@ -86,7 +89,7 @@ func New(p Parts, o Options) (*Worker, error) {
 			return nil, fmt.Errorf("runtime folder: %w", err)
 		}
 	}
-	return &Worker{p, o}, nil
+	return &Worker{Parts: p, opt: o, running: map[events.Seq]*attempt{}}, nil
 }
 
 // Why an attempt's context ends, beside the log's own reasons.
@@ -95,17 +98,28 @@ var (
 	errTimeout  = errors.New("the attempt ran out of time")
 )
 
-// Run works until ctx ends, then drains and returns nil.
+// Run works until ctx ends, then drains and returns nil. When it is asked to drain before that it takes nothing more, lets its scans finish, and waits for
+// ctx's end.
 func (w *Worker) Run(ctx context.Context) error {
 	// running outlives ctx by the grace: it is what attempts work under.
 	running, stop := context.WithCancelCause(context.WithoutCancel(ctx))
 	defer stop(nil)
-	var slots sync.WaitGroup
+	taking, stopTaking := context.WithCancel(ctx)
+	defer stopTaking()
+	var slots, looks sync.WaitGroup
 	for range max(w.opt.Slots, 1) {
-		slots.Go(func() { w.slot(ctx, running) })
+		slots.Go(func() { w.slot(taking, running) })
 	}
-	<-ctx.Done()
-	w.Member.Drain()
+	looks.Go(func() { w.lookOut(running) })
+	defer looks.Wait()
+	select {
+	case <-ctx.Done():
+		w.Member.Drain()
+	case <-w.Member.Draining():
+		w.Log.Info("draining: no more scans are taken", "worker_id", w.Member.ID())
+		stopTaking()
+		<-ctx.Done()
+	}
 	idle := make(chan struct{})
 	var waiter sync.WaitGroup
 	waiter.Go(func() { slots.Wait(); close(idle) })
@@ -117,7 +131,45 @@ func (w *Worker) Run(ctx context.Context) error {
 		stop(errDraining)
 	}
 	waiter.Wait()
+	stop(nil)
 	return nil
+}
+
+// lookEvery is how long something that happened to a scan may go unnoticed by the attempt that runs it.
+const lookEvery = time.Second
+
+// lookOut reads running scans again: the one that somebody names at once, all of them every lookEvery. One consumer for each scan would find out
+// no sooner and costs the server a thousand times more than the scans that live shorter than that.
+func (w *Worker) lookOut(ctx context.Context) {
+	t := time.NewTicker(lookEvery)
+	defer t.Stop()
+	for {
+		var id events.ScanID
+		select {
+		case id = <-w.Member.Looks():
+		case <-t.C:
+		case <-ctx.Done():
+			return
+		}
+		for _, a := range w.attempts(id) {
+			if err := a.look(ctx); err != nil {
+				break // the log is away: the others would learn no more
+			}
+		}
+	}
+}
+
+// attempts are the running ones of a scan, or all for an empty id.
+func (w *Worker) attempts(id events.ScanID) []*attempt {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	var out []*attempt
+	for _, a := range w.running {
+		if id == "" || a.id == id {
+			out = append(out, a)
+		}
+	}
+	return out
 }
 
 func (w *Worker) slot(ctx, running context.Context) {
@@ -137,6 +189,19 @@ func (w *Worker) slot(ctx, running context.Context) {
 			w.Queue.Retry(h)
 		}
 	}
+}
+
+// list and unlist say that an attempt runs.
+func (w *Worker) list(a *attempt) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.running[a.generation] = a
+}
+
+func (w *Worker) unlist(a *attempt) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	delete(w.running, a.generation)
 }
 
 // take claims the scan of a hint and runs it to the end of the attempt. An error means that nothing was claimed and the hint is still good.
@@ -160,7 +225,7 @@ func (w *Worker) take(ctx, running context.Context, h dispatch.Hint) error {
 		return nil
 	}
 	w.Member.Took(h.Scan, s.Generation)
-	defer w.Member.Gave(h.Scan)
+	defer w.Member.Gave(h.Scan, s.Generation)
 	a := &attempt{w: w, agg: agg, id: h.Scan, generation: s.Generation, number: s.Attempt, state: s, head: recorded[len(recorded)-1].Head()}
 	a.run(running)
 	return nil
