@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/nats-io/nats-server/v2/server"
@@ -14,21 +15,24 @@ import (
 // Embedded is a NATS server inside this process, its files under one folder.
 type Embedded struct {
 	server *server.Server
+	login  []nats.Option
 }
 
 // EmbeddedOptions say how to run it.
 type EmbeddedOptions struct {
 	Dir        string // where its files are; made if missing
 	SyncAlways bool   // an acknowledged event survives power loss, at one fsync each
+	// Listen opens a port on loopback for other processes of this machine; connection.json in Dir tells them where and how.
+	Listen bool
 }
 
-// StartEmbedded starts a server that only this process can reach. The folder must not be in use by another one: whoever starts it
-// holds the lock on the data folder.
+// StartEmbedded starts a server that only this process can reach, or, with Listen, processes that can read its folder. The folder must not be in
+// use by another one: whoever starts it holds the lock on the data folder.
 func StartEmbedded(o EmbeddedOptions) (*Embedded, error) {
 	if err := os.MkdirAll(o.Dir, 0o700); err != nil {
 		return nil, fmt.Errorf("make the folder of the event log: %w", err)
 	}
-	s, err := server.NewServer(&server.Options{
+	opt := &server.Options{
 		ServerName: "vega-embedded",
 		DontListen: true,
 		JetStream:  true,
@@ -40,21 +44,32 @@ func StartEmbedded(o EmbeddedOptions) (*Embedded, error) {
 		// The disk is the limit, not a share of what was free at the start.
 		JetStreamMaxStore:  1 << 50,
 		JetStreamMaxMemory: 256 << 20,
-	})
+	}
+	e := &Embedded{}
+	if o.Listen {
+		d, err := doorOf(o.Dir)
+		if err != nil {
+			return nil, fmt.Errorf("start embedded NATS: %w", err)
+		}
+		opt.DontListen, opt.Host, opt.Port, opt.Username, opt.Password = false, "127.0.0.1", d.Port, d.User, d.Password
+		e.login = []nats.Option{nats.UserInfo(d.User, d.Password)}
+	}
+	s, err := server.NewServer(opt)
 	if err != nil {
 		return nil, fmt.Errorf("start embedded NATS: %w", err)
 	}
+	e.server = s
 	s.Start()
 	if !s.ReadyForConnections(30 * time.Second) {
 		s.Shutdown()
 		return nil, errors.New("start embedded NATS: not ready after 30s")
 	}
-	return &Embedded{s}, nil
+	return e, nil
 }
 
 // Connect opens a connection inside the process. Close it before Stop.
 func (e *Embedded) Connect(o ...nats.Option) (*nats.Conn, error) {
-	nc, err := nats.Connect("", append(connectOptions(), append(o, nats.InProcessServer(e.server))...)...)
+	nc, err := nats.Connect("", slices.Concat(connectOptions(), e.login, o, []nats.Option{nats.InProcessServer(e.server)})...)
 	if err != nil {
 		return nil, fmt.Errorf("connect to embedded NATS: %w", err)
 	}
