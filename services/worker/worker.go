@@ -46,7 +46,7 @@ type Engine interface {
 	Version() string
 }
 
-// Parts are what a worker works with. All are required.
+// Parts are what a worker works with. All are required, except that a worker with Tasks needs no Source, Objects and Engine.
 type Parts struct {
 	Store   *eventstore.Store
 	Queue   Queue
@@ -54,6 +54,7 @@ type Parts struct {
 	Source  Source
 	Objects Objects
 	Engine  Engine
+	Tasks   Tasks // runs what was claimed; nil: this process does
 	Log     *slog.Logger
 }
 
@@ -61,7 +62,7 @@ type Parts struct {
 type Options struct {
 	Slots       int
 	Timeout     time.Duration // of one attempt
-	RuntimeRoot string        // attempts' folders are made here; the worker's own
+	RuntimeRoot string        // attempts' folders are made under it
 	Host        string
 	Grace       time.Duration // for running scans at shutdown
 }
@@ -69,27 +70,20 @@ type Options struct {
 // Worker takes scans. Make one with New, then Run it once.
 type Worker struct {
 	Parts
-	opt Options
+	opt    Options
+	folder *runtimeFolder
 
 	mu      sync.Mutex              // guards running, never held over I/O
 	running map[events.Seq]*attempt // by generation: a scan that was given away may be taken again before its earlier attempt has stopped
 }
 
-// New returns a worker and removes what an earlier process left in RuntimeRoot, which no other living process may use.
+// New returns a worker with a folder of its own under RuntimeRoot, and removes those that crashed processes left there. Several processes may share a root.
 func New(p Parts, o Options) (*Worker, error) {
-	if err := os.MkdirAll(o.RuntimeRoot, 0o700); err != nil {
-		return nil, fmt.Errorf("runtime folder: %w", err)
-	}
-	left, err := filepath.Glob(filepath.Join(o.RuntimeRoot, attemptPrefix+"*"))
+	folder, err := openRuntime(o.RuntimeRoot)
 	if err != nil {
-		return nil, fmt.Errorf("runtime folder: %w", err)
+		return nil, err
 	}
-	for _, dir := range left {
-		if err := removeTree(dir); err != nil {
-			return nil, fmt.Errorf("runtime folder: %w", err)
-		}
-	}
-	return &Worker{Parts: p, opt: o, running: map[events.Seq]*attempt{}}, nil
+	return &Worker{Parts: p, opt: o, folder: folder, running: map[events.Seq]*attempt{}}, nil
 }
 
 // Why an attempt's context ends, beside the log's own reasons.
@@ -99,8 +93,9 @@ var (
 )
 
 // Run works until ctx ends, then drains and returns nil. When it is asked to drain before that it takes nothing more, lets its scans finish, and waits for
-// ctx's end.
-func (w *Worker) Run(ctx context.Context) error {
+// ctx's end. It is called once.
+func (w *Worker) Run(ctx context.Context) (err error) {
+	defer func() { err = errors.Join(err, w.folder.close()) }()
 	// running outlives ctx by the grace: it is what attempts work under.
 	running, stop := context.WithCancelCause(context.WithoutCancel(ctx))
 	defer stop(nil)
@@ -150,6 +145,10 @@ func (w *Worker) lookOut(ctx context.Context) {
 		case <-t.C:
 		case <-ctx.Done():
 			return
+		}
+		if w.Tasks != nil {
+			w.Tasks.Look(id)
+			continue
 		}
 		for _, a := range w.attempts(id) {
 			if err := a.look(ctx); err != nil {
@@ -211,7 +210,15 @@ func (w *Worker) take(ctx, running context.Context, h dispatch.Hint) error {
 	}
 	agg := events.ScanOf(w.Store.Region(), h.Scan)
 	meta := w.meta(events.CommandIDFor("claim", string(w.Member.ID()), strconv.FormatUint(uint64(h.Seq), 10)), "hint "+strconv.FormatUint(uint64(h.Seq), 10))
-	s, recorded, err := w.claim(ctx, agg, meta, h)
+	token := ""
+	if w.Tasks != nil {
+		if w.Tasks.Ready(ctx) != nil {
+			w.Queue.Retry(h)
+			return nil
+		}
+		token = w.Tasks.Token(meta.Command)
+	}
+	s, recorded, err := w.claim(ctx, agg, meta, h, token)
 	if _, no := errors.AsType[*scan.NotAllowedError](err); no {
 		w.Queue.Done(h)
 		return nil // over, or somebody else's
@@ -226,14 +233,25 @@ func (w *Worker) take(ctx, running context.Context, h dispatch.Hint) error {
 	}
 	w.Member.Took(h.Scan, s.Generation)
 	defer w.Member.Gave(h.Scan, s.Generation)
+	if w.Tasks != nil {
+		c := Claimed{Scan: s, ID: h.Scan, Head: recorded[len(recorded)-1].Head(), Token: token}
+		if h.Ready != nil {
+			c.Trace = h.Ready.Trace
+		}
+		w.Tasks.Launch(running, c)
+		return nil
+	}
 	a := &attempt{w: w, agg: agg, id: h.Scan, generation: s.Generation, number: s.Attempt, state: s, head: recorded[len(recorded)-1].Head()}
 	a.run(running)
 	return nil
 }
 
 // claim appends the claim. Nearly always nothing has happened since the event that the hint brought, so that is tried without asking first.
-func (w *Worker) claim(ctx context.Context, agg events.Aggregate, meta events.Meta, h dispatch.Hint) (scan.Scan, []events.Recorded, error) {
+func (w *Worker) claim(ctx context.Context, agg events.Aggregate, meta events.Meta, h dispatch.Hint, token string) (scan.Scan, []events.Recorded, error) {
 	claim := scan.Claim{Worker: w.Member.ID(), Host: w.opt.Host}
+	if token != "" {
+		claim.RunnerToken = scan.TokenDigest(token)
+	}
 	if r := h.Ready; r != nil && r.Version == 1 {
 		s := scan.Scan{}.Evolve(*r)
 		evs, err := scan.Decide(s, claim)
