@@ -39,7 +39,7 @@ func (a *attempt) run(ctx context.Context) {
 	log := a.w.Log.With("scan_id", a.id, "attempt", a.state.Attempt)
 	log.Info("scan claimed")
 	start := time.Now()
-	dir := filepath.Join(a.w.opt.RuntimeRoot, attemptPrefix+string(a.id)+"-"+strconv.FormatUint(uint64(a.generation), 10))
+	dir := filepath.Join(a.w.folder.dir, attemptPrefix+string(a.id)+"-"+strconv.FormatUint(uint64(a.generation), 10))
 	defer func() {
 		if err := removeTree(dir); err != nil {
 			log.Warn("runtime folder not removed", "err", err)

@@ -153,7 +153,7 @@ func TestAQueuedScanIsRunToItsEnd(t *testing.T) {
 		t.Errorf("events %s, want %s", got, want)
 	}
 	b.stop()
-	if left, _ := filepath.Glob(filepath.Join(b.runtime, "*")); len(left) > 0 {
+	if left, _ := filepath.Glob(filepath.Join(b.runtime, "process-*")); len(left) > 0 {
 		t.Errorf("left behind: %v", left)
 	}
 }

@@ -1,0 +1,92 @@
+package worker
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+)
+
+// Every process that runs scans has a folder of its own under the runtime root and holds a lock in it for as long as it lives, so that the next one to
+// start can tell what crashed processes left from what is in use.
+const (
+	runtimePrefix = "process-"
+	lockName      = "lock"
+)
+
+// runtimeFolder is this process's folder.
+type runtimeFolder struct {
+	dir  string
+	lock *os.File
+}
+
+// openRuntime makes a folder under root and removes those of processes that are no more.
+func openRuntime(root string) (*runtimeFolder, error) {
+	if err := os.MkdirAll(root, 0o700); err != nil {
+		return nil, fmt.Errorf("runtime folder: %w", err)
+	}
+	// Held until the own folder is locked: a folder without a lock is then always a dead process's.
+	gate, err := lockFile(filepath.Join(root, lockName), syscall.LOCK_EX)
+	if err != nil {
+		return nil, fmt.Errorf("runtime folder: %w", err)
+	}
+	defer gate.Close() // frees the lock
+	if err := sweepRuntime(root); err != nil {
+		return nil, fmt.Errorf("runtime folder: %w", err)
+	}
+	dir, err := os.MkdirTemp(root, runtimePrefix)
+	if err != nil {
+		return nil, fmt.Errorf("runtime folder: %w", err)
+	}
+	// A crash from here on leaves the folder, and the next start of any process removes it.
+	lock, err := lockFile(filepath.Join(dir, lockName), syscall.LOCK_EX|syscall.LOCK_NB)
+	if err != nil {
+		return nil, fmt.Errorf("runtime folder: %w", err)
+	}
+	return &runtimeFolder{dir, lock}, nil
+}
+
+func sweepRuntime(root string) error {
+	entries, err := os.ReadDir(root)
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		dir := filepath.Join(root, e.Name())
+		if strings.HasPrefix(e.Name(), runtimePrefix) {
+			lock, err := lockFile(filepath.Join(dir, lockName), syscall.LOCK_EX|syscall.LOCK_NB)
+			if errors.Is(err, syscall.EWOULDBLOCK) {
+				continue // its process lives
+			}
+			if err != nil {
+				return err
+			}
+			_ = lock.Close() // the folder goes next
+		} else if !strings.HasPrefix(e.Name(), attemptPrefix) { // an earlier release kept attempts right here
+			continue
+		}
+		if err := removeTree(dir); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// close removes the folder.
+func (f *runtimeFolder) close() error {
+	return errors.Join(removeTree(f.dir), f.lock.Close())
+}
+
+func lockFile(path string, how int) (*os.File, error) {
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	if err := syscall.Flock(int(f.Fd()), how); err != nil {
+		_ = f.Close() // nothing was written
+		return nil, err
+	}
+	return f, nil
+}
