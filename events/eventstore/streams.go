@@ -89,7 +89,7 @@ func Setup(ctx context.Context, js jetstream.JetStream, r events.Region, replica
 		}
 	}
 	for _, cfg := range []jetstream.KeyValueConfig{
-		{Bucket: HeartbeatBucket, Description: "Workers that are alive", History: 1, Storage: jetstream.MemoryStorage, LimitMarkerTTL: time.Hour, Replicas: replicas},
+		heartbeatConfig(replicas),
 		{Bucket: ExpiringBucket, Description: "What ends by itself and is no fact", History: 1, Storage: jetstream.FileStorage, LimitMarkerTTL: time.Hour, Replicas: replicas},
 	} {
 		if _, err := js.CreateOrUpdateKeyValue(ctx, cfg); err != nil {
@@ -99,11 +99,31 @@ func Setup(ctx context.Context, js jetstream.JetStream, r events.Region, replica
 	return assertStreams(ctx, js, r)
 }
 
+func heartbeatConfig(replicas int) jetstream.KeyValueConfig {
+	return jetstream.KeyValueConfig{Bucket: HeartbeatBucket, Description: "Workers that are alive", History: 1, Storage: jetstream.MemoryStorage, LimitMarkerTTL: time.Hour, Replicas: replicas}
+}
+
+// EnsureHeartbeats makes the heartbeat bucket again when it is gone, which it is after the restart of a server that kept it alone. It returns
+// ErrUnavailable when the server does not answer, which it also does not where the connection's user may make no streams.
+func EnsureHeartbeats(ctx context.Context, js jetstream.JetStream, r events.Region) error {
+	log, err := js.Stream(ctx, StreamName(r))
+	if err != nil {
+		return fmt.Errorf("%w: look at stream %s: %w", ErrUnavailable, StreamName(r), err)
+	}
+	if _, err := js.CreateKeyValue(ctx, heartbeatConfig(max(log.CachedInfo().Config.Replicas, 1))); err != nil && !errors.Is(err, jetstream.ErrBucketExists) {
+		return fmt.Errorf("%w: create bucket %s: %w", ErrUnavailable, HeartbeatBucket, err)
+	}
+	return nil
+}
+
+// ErrNoStream is returned by Open when the region's streams were never made.
+var ErrNoStream = errors.New("the event log is not set up")
+
 // assertStreams checks the settings that the server returns, not those that were asked for.
 func assertStreams(ctx context.Context, js jetstream.JetStream, r events.Region) error {
 	st, err := js.Stream(ctx, StreamName(r))
 	if errors.Is(err, jetstream.ErrStreamNotFound) {
-		return fmt.Errorf("stream %s does not exist: run 'vega setup' with an administrator's credentials", StreamName(r))
+		return fmt.Errorf("%w: stream %s does not exist: run 'vega setup' with an administrator's credentials", ErrNoStream, StreamName(r))
 	}
 	if err != nil {
 		return fmt.Errorf("%w: look at stream %s: %w", ErrUnavailable, StreamName(r), err)

@@ -77,11 +77,6 @@ func Join(ctx context.Context, store *eventstore.Store, w Worker, ttl time.Durat
 	return m, nil
 }
 
-// Pong is what a worker answers to a ping: the scans it holds, with their generations.
-type Pong struct {
-	Held map[events.ScanID]events.Seq `json:"held"`
-}
-
 func (m *Member) pong(msg *nats.Msg) {
 	m.mu.Lock()
 	body, err := json.Marshal(Pong{m.held})
@@ -234,17 +229,23 @@ func (m *Member) renew(ctx context.Context) error {
 		return err
 	}
 	publish := func(rev uint64) (*jetstream.PubAck, error) {
-		return m.store.JetStream().Publish(ctx, "$KV."+eventstore.HeartbeatBucket+"."+string(w.ID), body,
-			jetstream.WithMsgTTL(m.ttl), jetstream.WithExpectLastSequencePerSubject(rev))
+		return m.store.JetStream().Publish(ctx, entrySubject(w.ID), body, jetstream.WithMsgTTL(m.ttl), jetstream.WithExpectLastSequencePerSubject(rev))
 	}
 	ack, err := publish(rev)
-	if api, ok := errors.AsType[*jetstream.APIError](err); ok && api.ErrorCode == jetstream.JSErrCodeStreamWrongLastSequence {
-		// The entry expired, the bucket was lost with its server, or an answer of ours was: nobody else writes this key.
-		var last uint64
-		if last, err = m.revision(ctx, w.ID); err != nil {
+	if errors.Is(err, jetstream.ErrNoStreamResponse) {
+		// The bucket went with the server that kept it. Whoever notices makes it again; two at once make one.
+		if err = eventstore.EnsureHeartbeats(ctx, m.store.JetStream(), m.store.Region()); err != nil {
 			return err
 		}
-		ack, err = publish(last)
+		ack, err = publish(0)
+	}
+	if api, ok := errors.AsType[*jetstream.APIError](err); ok && api.ErrorCode == jetstream.JSErrCodeStreamWrongLastSequence {
+		// The entry expired, the bucket was lost with its server, or an answer of ours was: nobody else writes this key.
+		var last entry
+		if _, last, err = lastEntry(ctx, m.store, w.ID); err != nil {
+			return err
+		}
+		ack, err = publish(last.Sequence)
 	}
 	if err != nil {
 		return err
@@ -253,21 +254,6 @@ func (m *Member) renew(ctx context.Context) error {
 	defer m.mu.Unlock()
 	m.rev, m.renewed = ack.Sequence, start
 	return nil
-}
-
-func (m *Member) revision(ctx context.Context, id events.WorkerID) (uint64, error) {
-	st, err := m.store.JetStream().Stream(ctx, "KV_"+eventstore.HeartbeatBucket)
-	if err != nil {
-		return 0, err
-	}
-	last, err := st.GetLastMsgForSubject(ctx, "$KV."+eventstore.HeartbeatBucket+"."+string(id))
-	if errors.Is(err, jetstream.ErrMsgNotFound) {
-		return 0, nil
-	}
-	if err != nil {
-		return 0, err
-	}
-	return last.Sequence, nil
 }
 
 // List returns the workers whose entries are alive, by id.
@@ -297,26 +283,6 @@ func List(ctx context.Context, store *eventstore.Store) ([]Worker, error) {
 	}
 	slices.SortFunc(out, func(a, b Worker) int { return cmp.Compare(a.ID, b.ID) })
 	return out, nil
-}
-
-// ErrGone is returned when a worker's process has no connection.
-var ErrGone = errors.New("the worker is not connected")
-
-// Ping asks a worker what it holds. ErrGone means that its process has no connection, which is known in a fraction of a millisecond; that a worker is
-// connected and does not answer is ctx's error.
-func Ping(ctx context.Context, store *eventstore.Store, id events.WorkerID) (Pong, error) {
-	var p Pong
-	msg, err := store.Conn().RequestWithContext(ctx, events.PingSubject(store.Region(), id), nil)
-	switch {
-	case errors.Is(err, nats.ErrNoResponders):
-		return p, fmt.Errorf("ping %s: %w", id, ErrGone)
-	case err != nil:
-		return p, fmt.Errorf("ping %s: %w", id, err)
-	}
-	if err := json.Unmarshal(msg.Data, &p); err != nil {
-		return p, fmt.Errorf("ping %s: its answer: %w", id, err)
-	}
-	return p, nil
 }
 
 // Look tells a worker that something happened to a scan of its own. It may be lost; workers also look by themselves.
