@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Installs what the tests, the linter or the benchmarks need and this machine lacks: scripts/test-deps.sh test|lint|bench.
-# It does nothing, and says nothing, when everything is there. Go tools go to .tools/, which git ignores; the rest comes from
-# Debian's packages. A part that cannot be installed is named, and the test that needs it fails.
+# It does nothing, and says nothing, when everything is there. Go tools go to .tools/ and npm packages to .tools/npm, which git
+# ignores; the rest comes from Debian's packages. A part that cannot be installed is named, and the test that needs it fails.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -42,6 +42,24 @@ debian() {
 	rm -f "$log"
 }
 
+# npm_package installs NAME@VERSION into .tools/npm, once per version.
+npm_package() {
+	local name=$1 version=$2
+	[ "$(cat ".tools/npm/$name.version" 2>/dev/null)" = "$version" ] && [ -d ".tools/npm/node_modules/$name" ] && return
+	echo "installing $name $version into .tools/npm" >&2
+	mkdir -p .tools/npm
+	[ -f .tools/npm/package.json ] || echo '{"private":true}' >.tools/npm/package.json
+	local log
+	log=$(mktemp)
+	if npm install --prefix .tools/npm --no-fund --no-audit --loglevel=error --save-exact "$name@$version" >"$log" 2>&1; then
+		echo "$version" >".tools/npm/$name.version" # last, so that an interrupted install is done again
+	else
+		cat "$log" >&2
+		echo "missing: $name could not be installed" >&2
+	fi
+	rm -f "$log"
+}
+
 case "${1:-test}" in
 test)
 	debian git git
@@ -49,6 +67,7 @@ test)
 	debian unzip unzip
 	debian zstd zstd
 	debian npm npm
+	npm_package fauxqs 1.9.2 # the SQS queue of the dispatch tests
 	debian chromium chromium # the API's documentation page is tested in a browser
 	;;
 lint)

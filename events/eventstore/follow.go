@@ -305,17 +305,30 @@ func decodeMsg(m jetstream.Msg) (events.Recorded, error) {
 	if err != nil {
 		return events.Recorded{}, fmt.Errorf("follow: %w", err)
 	}
-	h := m.Headers()
-	r, err := events.DecodeFrom(m.Subject(), func(name string) string { return firstOf(h, name) }, m.Data(), events.Seq(md.Sequence.Stream))
+	return decode(m.Subject(), m.Headers(), m.Data(), events.Seq(md.Sequence.Stream))
+}
+
+// DecodeMsg reads an event that a consumer of the event stream delivered. It returns an *UnreadableError for one that this build cannot decode; a fact
+// of a newer release is events.Unknown.
+func DecodeMsg(m *nats.Msg) (events.Recorded, error) {
+	md, err := m.Metadata()
 	if err != nil {
-		r.Seq, r.Kind = events.Seq(md.Sequence.Stream), events.Kind(firstOf(h, "ce-type"))
-		var bad error
-		if r.Aggregate, _, bad = events.ParseSubject(m.Subject()); bad != nil {
-			r.Aggregate = events.Aggregate{Region: events.Region(""), Kind: "unknown", ID: m.Subject()}
-		}
-		return r, &UnreadableError{r, err}
+		return events.Recorded{}, fmt.Errorf("delivery: %w", err)
 	}
-	return r, nil
+	return decode(m.Subject, m.Header, m.Data, events.Seq(md.Sequence.Stream))
+}
+
+func decode(subject string, h nats.Header, body []byte, seq events.Seq) (events.Recorded, error) {
+	r, err := events.DecodeFrom(subject, func(name string) string { return firstOf(h, name) }, body, seq)
+	if err == nil {
+		return r, nil
+	}
+	r.Seq, r.Kind = seq, events.Kind(firstOf(h, "ce-type"))
+	var bad error
+	if r.Aggregate, _, bad = events.ParseSubject(subject); bad != nil {
+		r.Aggregate = events.Aggregate{Region: events.Region(""), Kind: "unknown", ID: subject}
+	}
+	return r, &UnreadableError{r, err}
 }
 
 func firstOf(h nats.Header, name string) string {

@@ -1,0 +1,73 @@
+package dispatch
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/aws/smithy-go"
+)
+
+// outage remembers whether a remote part answers, and logs when that changes. It is safe for concurrent use.
+type outage struct {
+	log  *slog.Logger
+	down string // what is logged when it stops answering
+	up   string // and when it answers again
+
+	mu    sync.Mutex // guards what follows, for an instant
+	err   error
+	tries int // since it last answered
+}
+
+// failed notes that it did not answer and returns how long to leave it alone.
+func (o *outage) failed(err error) time.Duration {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.err == nil {
+		o.log.Warn(o.down, "err", err)
+	}
+	o.err = err
+	o.tries++
+	return min(250*time.Millisecond<<min(o.tries, 5), 5*time.Second)
+}
+
+// answered notes that it answers.
+func (o *outage) answered() {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.err != nil {
+		o.log.Info(o.up)
+	}
+	o.err, o.tries = nil, 0
+}
+
+// last is the error of the last try, nil when it succeeded.
+func (o *outage) last() error {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.err
+}
+
+// plain is an error of the SDK without what may hold a secret: a refused signature is explained with the request's own headers, session token included.
+func plain(err error) error {
+	if api, ok := errors.AsType[smithy.APIError](err); ok {
+		if strings.Contains(strings.ToLower(api.ErrorCode()), "signature") {
+			return errors.New(api.ErrorCode())
+		}
+		return errors.New(api.ErrorCode() + ": " + api.ErrorMessage())
+	}
+	return err
+}
+
+// pause waits for d or until ctx ends.
+func pause(ctx context.Context, d time.Duration) {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+	case <-ctx.Done():
+	}
+}
