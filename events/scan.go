@@ -48,7 +48,8 @@ type ScanCompleted struct {
 	Rejected int      `json:"rejected,omitempty"` // findings whose file, lines or quote did not exist
 }
 
-// ScanFailed ends a scan that cannot go on. Code is stable: attempts_exhausted, source_unavailable, engine_failed, timed_out.
+// ScanFailed ends a scan that cannot go on. Code is stable: attempts_exhausted, source_unavailable, engine_failed, timed_out,
+// launch_refused (the scan's task cannot be started as things are configured).
 type ScanFailed struct {
 	Attempt int    `json:"attempt"`
 	Code    string `json:"code"`

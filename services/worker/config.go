@@ -37,6 +37,12 @@ type ECS struct {
 	// Subnets and SecurityGroups are the task's network (awsvpc mode).
 	Subnets        []string `env:"VEGA_ECS_SUBNETS" doc:"Subnets of a scan task, by comma."`
 	SecurityGroups []string `env:"VEGA_ECS_SECURITY_GROUPS" doc:"Security groups of a scan task, by comma."`
+
+	// AssignPublicIP gives the task a public address: without one, a subnet needs another way to the image's registry.
+	AssignPublicIP bool `env:"VEGA_ECS_ASSIGN_PUBLIC_IP, default=false" doc:"Give a scan task a public address; used with VEGA_ECS_SUBNETS."`
+
+	// LaunchType is what RunTask asks for.
+	LaunchType string `env:"VEGA_ECS_LAUNCH_TYPE" oneof:"EC2 FARGATE EXTERNAL" shown:"(the cluster's default)" doc:"Launch type of a scan task. Without it the cluster's default capacity providers decide."`
 }
 
 // RunMode is where a claimed scan runs.

@@ -147,7 +147,9 @@ func (w *Worker) lookOut(ctx context.Context) {
 			return
 		}
 		if w.Tasks != nil {
-			w.Tasks.Look(id)
+			if id != "" {
+				w.Tasks.Look(id)
+			}
 			continue
 		}
 		for _, a := range w.attempts(id) {
