@@ -139,6 +139,10 @@ func applyScan(tx Tx, r events.Recorded) error {
 		s.Ready = r.Seq
 	case events.AttemptClaimed:
 		s.Attempt, s.Worker, s.Generation, s.ClaimedAt = e.Attempt, e.Worker, r.Seq, r.At
+	case events.RunnerJoined:
+		if e.Worker != "" {
+			s.Worker = e.Worker
+		}
 	case events.AttemptStarted:
 		if s.StartedAt.IsZero() {
 			s.StartedAt = r.At

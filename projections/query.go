@@ -73,6 +73,8 @@ type (
 		Project    events.ProjectID
 		Member     events.UserID // only scans of projects this user is a member of
 		Statuses   []scan.Status
+		// FailureCode selects failed scans by why they failed.
+		FailureCode string
 	}
 
 	// FindingFilter selects findings: those of one Scan, or, without it, the current ones of a Repository, which are those of its last

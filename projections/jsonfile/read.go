@@ -76,6 +76,7 @@ func (m *Model) Scans(_ context.Context, f projections.ScanFilter, p projections
 	keep := func(r *projections.Scan) bool {
 		return (f.Project == "" || r.Project == f.Project) &&
 			(len(f.Statuses) == 0 || slices.Contains(f.Statuses, r.Status)) &&
+			(f.FailureCode == "" || r.Failure != nil && r.Failure.Code == f.FailureCode) &&
 			m.visible(r.Project, r.Repository, f.Member)
 	}
 	switch {

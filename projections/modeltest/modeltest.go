@@ -180,6 +180,7 @@ func Answers(t *testing.T, m projections.Reader) []byte {
 	for _, limit := range []int{0, 1, 3} {
 		for _, u := range everyone {
 			scans(fmt.Sprintf("of member %q", u), limit, projections.ScanFilter{Member: u})
+			scans(fmt.Sprintf("dead letters of member %q", u), limit, projections.ScanFilter{Member: u, FailureCode: scan.AttemptsExhausted})
 		}
 		for n := range 5 {
 			scans(fmt.Sprintf("of project %d", n), limit, projections.ScanFilter{Project: project(n)})

@@ -5,8 +5,8 @@ import (
 	"time"
 
 	"vega/events"
-	"vega/events/eventstore/natstest"
 	"vega/services/scan"
+	"vega/events/eventstore/natstest"
 )
 
 // Story is a hand-made history that touches everything the queries tell apart: four projects with members that come and go, repositories whose
@@ -70,7 +70,7 @@ func Story(tb testing.TB) *History {
 	h.queue(2, 1, 1, user(1), events.High)
 	h.run(2)
 	h.Add(ofScan(2), worker(1), events.FindingsRecorded{Attempt: 1, Stage: "secrets", Findings: []events.Finding{finding(1, 9, events.SeverityInfo)}})
-	h.Add(ofScan(2), worker(1), events.ScanFailed{Attempt: 1, Code: "engine_failed", Message: "the engine ended"})
+	h.Add(ofScan(2), worker(1), events.ScanFailed{Attempt: 1, Code: scan.AttemptsExhausted, Message: "attempt 1 was lost (disconnected) and was the last of 1"})
 
 	h.queue(3, 1, 1, user(2), events.Low)
 	h.Add(ofScan(3), u2, events.ScanCancelled{Reason: "not needed"})

@@ -34,6 +34,8 @@ type Deps struct {
 	Files     files.Store // snapshots, artifacts, exports
 	Intake    *intake.Intake
 	Fleet     Fleet
+	// Mode is how queued scans reach workers; empty is dispatch.ModeThread.
+	Mode dispatch.Mode
 	// Stages are the names of the engine's stages in their order.
 	Stages []string
 	// MaxAttempts is how many attempts a scan gets.

@@ -7,11 +7,15 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net/http/httptest"
 	"strings"
 	"testing"
+	"time"
 
 	"vega/events"
+	"vega/services/dispatch"
+	"vega/services/fleet"
 	"vega/services/report"
 	"vega/services/scan"
 )
@@ -209,6 +213,68 @@ func TestOps(t *testing.T) {
 	}
 	if strings.Contains(text, x.scan) {
 		t.Error("a metric has an id in a label")
+	}
+}
+
+func TestADeadLetterIsReplayedOnce(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, options{limit: 10})
+	x := w.things()
+	id := events.ScanID(w.user.do("POST", "/repositories/"+x.repository+"/scans", object{"priority": "high", "paths": []string{"main.go"}}).want(202).id())
+	for range 3 { // its three attempts are lost
+		k := w.claim(string(id))
+		k.do(scan.Expire{Generation: k.generation, Reason: "disconnected"})
+	}
+	w.user.do("GET", "/ops/dead-letters", nil).want(403)
+	w.user.do("POST", "/ops/dead-letters/"+string(id)+"/replay", nil).want(403)
+	letters := w.admin.do("GET", "/ops/dead-letters", nil).want(200).items()
+	if len(letters) != 1 || letters[0]["id"] != string(id) || letters[0]["attempts"] != 3.0 || letters[0]["replayed_as"] != nil || !strings.Contains(letters[0]["reason"].(string), "disconnected") {
+		t.Fatalf("dead letters: %v", letters)
+	}
+	first := w.admin.do("POST", "/ops/dead-letters/"+string(id)+"/replay", nil).want(202).object()
+	again := w.admin.do("POST", "/ops/dead-letters/"+string(id)+"/replay", nil).want(202).object()
+	if first["id"] != again["id"] || first["rerun_of"] != string(id) || first["status"] != "queued" || first["priority"] != "high" || fmt.Sprint(first["paths"]) != "[main.go]" {
+		t.Errorf("replayed as %v, then %v", first, again)
+	}
+	dead := w.user.do("GET", "/scans/"+string(id), nil).want(200).object()
+	if first["user_id"] != dead["user_id"] || dead["status"] != "failed" {
+		t.Errorf("replayed for %v; the dead one is %v", first["user_id"], dead)
+	}
+	if letters := w.admin.do("GET", "/ops/dead-letters", nil).want(200).items(); letters[0]["replayed_as"] != first["id"] {
+		t.Errorf("dead letters after the replay: %v", letters)
+	}
+	w.admin.do("POST", "/ops/dead-letters/"+x.scan+"/replay", nil).want(409)
+	w.admin.do("POST", "/ops/dead-letters/scan_test_nothing/replay", nil).want(404)
+	w.admin.do("POST", "/ops/dead-letters/%20/replay", nil).want(404)
+}
+
+func TestAWorkerIsAskedToDrain(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, options{})
+	m, err := fleet.Join(t.Context(), w.store, fleet.Worker{ID: "work_test_drained", Slots: 1}, time.Minute, slog.New(slog.DiscardHandler))
+	must(t, err)
+	w.user.do("POST", "/ops/workers/work_test_drained/drain", nil).want(403)
+	if got := w.admin.do("POST", "/ops/workers/work_test_drained/drain", nil).want(202).object(); got["draining"] != true {
+		t.Errorf("drain: %v", got)
+	}
+	<-m.Draining()
+	w.admin.do("POST", "/ops/workers/work_test_nobody/drain", nil).want(404)
+	w.admin.do("POST", "/ops/workers/no..worker/drain", nil).want(404)
+}
+
+// Where the queue knows no order, nothing pretends that there is one.
+func TestSQSHasNoPriorities(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, options{change: func(d *Deps) { d.Mode = dispatch.ModeSQS }})
+	must(t, dispatch.Ensure(t.Context(), w.store, dispatch.ModeSQS, 0))
+	x := w.things()
+	s := w.user.do("POST", "/repositories/"+x.repository+"/scans", object{"priority": "high"}).want(202).object()
+	if s["priority_ignored"] != true || s["queue_position"] != nil {
+		t.Errorf("scan: %v", s)
+	}
+	q := w.admin.do("GET", "/ops/queue", nil).want(200).object()
+	if q["mode"] != "sqs" || q["priorities"] != false || len(q["lanes"].([]any)) != 1 {
+		t.Errorf("queue: %v", q)
 	}
 }
 

@@ -52,6 +52,9 @@ func (s *Server) register() {
 	on(s, viewer, "GET /findings/{finding_id}/history", 200, s.getFindingHistory, "Every decision about a finding, oldest first")
 
 	on(s, admin, "GET /ops/workers", 200, s.listWorkers, "Workers that have a heartbeat")
+	on(s, admin, "POST /ops/workers/{worker_id}/drain", 202, s.drainWorker, "Ask a worker to take no more scans; what it runs goes on")
+	on(s, admin, "GET /ops/dead-letters", 200, s.listDeadLetters, "Scans that failed because their last attempt was lost, newest first")
+	on(s, admin, "POST /ops/dead-letters/{dead_letter_id}/replay", 202, s.replayDeadLetter, "Scan again what a dead letter asked for; doing it twice is doing it once")
 	on(s, admin, "GET /ops/limits", 200, s.listLimits, "The limits that hold")
 	on(s, admin, "GET /ops/queue", 200, s.getQueue, "How much waits and runs")
 	on(s, admin, "GET /ops/parked", 200, s.listParked, "What the read model could not apply")

@@ -16,6 +16,7 @@ import (
 	"vega/events/eventstore"
 	"vega/projections"
 	"vega/services/catalog"
+	"vega/services/fleet"
 	"vega/services/scan"
 )
 
@@ -230,7 +231,7 @@ func (s *Server) cancelScan(ctx context.Context, in *cancelIn) (*one[scanBody], 
 			return nil, invalid("reason", "want text on one line")
 		}
 	}
-	_, made, err := eventstore.Do(ctx, s.Store, events.ScanOf(s.region, c.scan.ID), c.meta(s.Now()), func(state scan.Scan, h events.Head) ([]events.Event, error) {
+	after, made, err := eventstore.Do(ctx, s.Store, events.ScanOf(s.region, c.scan.ID), c.meta(s.Now()), func(state scan.Scan, h events.Head) ([]events.Event, error) {
 		if err := c.matches(h.Version); err != nil {
 			return nil, err
 		}
@@ -238,6 +239,9 @@ func (s *Server) cancelScan(ctx context.Context, in *cancelIn) (*one[scanBody], 
 	})
 	if err != nil {
 		return nil, err
+	}
+	if after.Status == scan.Cancelling {
+		fleet.Look(s.Store, after.Worker, c.scan.ID) // whoever runs it stops now instead of within a second
 	}
 	s.settle(ctx, made)
 	row, err := s.scanRow(ctx, c.scan.ID, lastSeq(made))

@@ -193,6 +193,7 @@ type scanBody struct {
 	Paths         []string            `json:"paths" doc:"What was asked for; empty means everything"`
 	Model         string              `json:"model,omitempty"`
 	Priority      events.Priority     `json:"priority"`
+	Unranked      bool                `json:"priority_ignored,omitempty" doc:"True when the way scans reach workers here knows no priorities"`
 	RerunOf       events.ScanID       `json:"rerun_of,omitempty"`
 	Profile       int                 `json:"threat_profile_version,omitempty"`
 	Stage         *string             `json:"stage" doc:"The stage that runs now"`
@@ -201,7 +202,7 @@ type scanBody struct {
 	Findings      events.Counts       `json:"findings"`
 	Rejected      int                 `json:"findings_rejected" doc:"Findings whose file, lines or quote did not exist"`
 	Usage         usageBody           `json:"usage"`
-	QueuePosition *int                `json:"queue_position"`
+	QueuePosition *int                `json:"queue_position" doc:"Place among the scans that wait, from 1; null when it does not wait, or the queue has no order (sqs)"`
 	Error         *scanErrorBody      `json:"error"`
 	CreatedAt     time.Time           `json:"created_at"`
 	ClaimedAt     *time.Time          `json:"claimed_at"`
@@ -252,7 +253,8 @@ func (s *Server) shapeScan(r projections.Scan, queue int) scanBody {
 	if r.Worker != "" {
 		b.Worker = new(r.Worker)
 	}
-	if queue > 0 {
+	b.Unranked = !s.ranked() && r.Priority != events.Normal
+	if queue > 0 && s.ranked() {
 		b.QueuePosition = new(queue)
 	}
 	if f := r.Failure; f != nil {

@@ -111,6 +111,9 @@ var (
 	ErrTokenWrong = errors.New("runner token is not valid for this attempt")
 )
 
+// AttemptsExhausted is the code of a failure whose last attempt was lost: the scan is a dead letter, which may be replayed.
+const AttemptsExhausted = "attempts_exhausted"
+
 // TokenLife is how long after the claim a runner may join.
 const TokenLife = 10 * time.Minute
 
@@ -261,7 +264,7 @@ func decideExpire(s Scan, c Expire) ([]events.Event, error) {
 	case s.Status == Cancelling:
 		return []events.Event{events.ScanCancelled{Attempt: s.Attempt, Reason: "its worker was gone: " + c.why()}}, nil
 	case s.Spent >= s.Request.MaxAttempts:
-		return []events.Event{events.ScanFailed{Attempt: s.Attempt, Code: "attempts_exhausted",
+		return []events.Event{events.ScanFailed{Attempt: s.Attempt, Code: AttemptsExhausted,
 			Message: fmt.Sprintf("attempt %d was lost (%s) and was the last of %d", s.Attempt, c.why(), s.Request.MaxAttempts)}}, nil
 	default:
 		return []events.Event{events.AttemptExpired{Attempt: s.Attempt, Worker: s.Worker, Reason: c.Reason, Detail: c.Detail, Priority: s.Request.Priority}}, nil
