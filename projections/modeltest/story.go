@@ -5,8 +5,8 @@ import (
 	"time"
 
 	"vega/events"
-	"vega/services/scan"
 	"vega/events/eventstore/natstest"
+	"vega/services/scan"
 )
 
 // Story is a hand-made history that touches everything the queries tell apart: four projects with members that come and go, repositories whose
