@@ -3,7 +3,6 @@ package dispatch
 import (
 	"context"
 	"errors"
-	"fmt"
 	"log/slog"
 	"strconv"
 	"strings"
@@ -27,14 +26,10 @@ type External struct {
 	lanes []*lane // best priority first
 	bells chan bell
 
-	// One wildcard subscription takes the answers to all pulls: a subscription per pull would cost more than the pull.
-	inbox   string
-	sub     *nats.Subscription
-	token   atomic.Uint64
-	waiting sync.Map // token → chan *nats.Msg, buffered 1; whoever removes an entry decides what becomes of its answer
-
-	mu   sync.Mutex    // guards lost, for an instant
+	mu   sync.Mutex    // guards what follows, never held while waiting
 	lost chan struct{} // closed when the connection that there is now goes away: answers that have not come never will
+	free []*inbox      // not in use by a slot
+	subs []*nats.Subscription
 
 	clustered  atomic.Bool // the log is kept by several servers
 	unreadable seen        // events of newer releases that were logged
@@ -85,19 +80,14 @@ var (
 const bellsAtOnce = 1024
 
 // NewExternal returns a queue; Run rings its bell.
-func NewExternal(store *eventstore.Store, log *slog.Logger) (*External, error) {
-	x := &External{store: store, log: log, bells: make(chan bell, bellsAtOnce), inbox: store.Conn().NewInbox() + ".", lost: make(chan struct{})}
+func NewExternal(store *eventstore.Store, log *slog.Logger) *External {
+	x := &External{store: store, log: log, bells: make(chan bell, bellsAtOnce), lost: make(chan struct{})}
 	for _, p := range events.Priorities() {
 		l := &lane{priority: p, subject: "$JS.API.CONSUMER.MSG.NEXT." + eventstore.StreamName(store.Region()) + "." + readyName(p)}
 		l.rung.Store(1) // whatever waits already
 		x.lanes = append(x.lanes, l)
 	}
-	sub, err := store.Conn().Subscribe(x.inbox+"*", x.answer)
-	if err != nil {
-		return nil, fmt.Errorf("subscribe for hints: %w", err)
-	}
-	x.sub = sub
-	return x, nil
+	return x
 }
 
 // Next waits for the best hint and takes it, or returns ctx's error. A hint that arrives after ctx ended is given back at once.
@@ -149,7 +139,7 @@ func (x *External) Retry(h Hint) {
 
 // Run rings the bell until ctx ends. It says so when the durable consumers are not there yet, and waits for them.
 func (x *External) Run(ctx context.Context) error {
-	defer func() { _ = x.sub.Unsubscribe() }() // fails only on a closed connection, which has no subscriptions
+	defer x.unsubscribe()
 	var parts sync.WaitGroup
 	defer parts.Wait()
 	parts.Go(func() { x.watchConnection(ctx) })
@@ -225,14 +215,7 @@ func (x *External) listen(ctx context.Context) {
 	for _, p := range events.Priorities() {
 		cfg.FilterSubjects = append(cfg.FilterSubjects, events.ReadyFilter(x.store.Region(), p))
 	}
-	heard := func(m jetstream.Msg) {
-		for i, l := range x.lanes {
-			if strings.HasSuffix(m.Subject(), "."+string(l.priority)) {
-				l.rangAt.Store(time.Now().UnixNano())
-				x.ring(i)
-			}
-		}
-	}
+	heard := func(m jetstream.Msg) { x.ringFor(m.Subject()) }
 	pause := time.NewTimer(0)
 	defer pause.Stop()
 	for {
@@ -261,6 +244,16 @@ func (x *External) listen(ctx context.Context) {
 			}
 		}
 		pause.Reset(time.Second) // until then the sweep finds the hints
+	}
+}
+
+// ringFor rings for an event that has just become available.
+func (x *External) ringFor(subject string) {
+	for i, l := range x.lanes {
+		if strings.HasSuffix(subject, "."+string(l.priority)) {
+			l.rangAt.Store(time.Now().UnixNano())
+			x.ring(i)
+		}
 	}
 }
 
@@ -307,7 +300,8 @@ func (x *External) pull(ctx context.Context, l *lane, body string) (Hint, bool) 
 		}
 		r, err := eventstore.DecodeMsg(m)
 		if _, unknown := r.Event.(events.Unknown); err == nil && !unknown {
-			return Hint{Scan: events.ScanID(r.Aggregate.ID), Seq: r.Seq, Priority: l.priority, Ready: &r, receipt: m.Reply}, true
+			_, priority, _ := events.ParseSubject(m.Subject) // it was decoded, so it parses
+			return Hint{Scan: events.ScanID(r.Aggregate.ID), Seq: r.Seq, Priority: priority, Ready: &r, receipt: m.Reply}, true
 		}
 		x.nak(m.Reply, newerDelay)
 		if x.unreadable.add(strconv.FormatUint(uint64(r.Seq), 10)) {
@@ -322,14 +316,14 @@ func (x *External) request(ctx context.Context, l *lane, body string) *nats.Msg 
 	if ctx.Err() != nil {
 		return nil
 	}
-	x.mu.Lock()
-	lost := x.lost
-	x.mu.Unlock()
-	token := strconv.FormatUint(x.token.Add(1), 36)
-	answer := make(chan *nats.Msg, 1)
-	x.waiting.Store(token, answer)
-	if err := x.store.Conn().PublishRequest(l.subject, x.inbox+token, []byte(body)); err != nil {
-		x.waiting.Delete(token)
+	in, lost, err := x.borrow()
+	if err != nil {
+		return nil // the connection is closed
+	}
+	defer x.giveBack(in)
+	reply, answer := in.expect()
+	if err := x.store.Conn().PublishRequest(l.subject, reply, []byte(body)); err != nil {
+		in.giveUp()
 		return nil // no connection: its return rings
 	}
 	timeout := time.NewTimer(pullTimeout)
@@ -342,23 +336,95 @@ func (x *External) request(ctx context.Context, l *lane, body string) *nats.Msg 
 		l.stalled.Store(true)
 	case <-ctx.Done():
 	}
-	if _, ours := x.waiting.LoadAndDelete(token); ours {
-		return nil // an answer that comes later is given back
+	if in.giveUp() {
+		return nil
 	}
 	return <-answer // it has just arrived
 }
 
-// answer hands an answer to whoever waits for it. A hint that nobody waits for any more is given back.
-func (x *External) answer(m *nats.Msg) {
-	if ch, ok := x.waiting.LoadAndDelete(m.Subject[len(x.inbox):]); ok {
-		ch.(chan *nats.Msg) <- m
-	} else if isDelivery(m) {
-		x.nak(m.Reply, 0)
+// inbox takes the answers to pulls, one pull at a time: a subscription per pull would cost more than the pull. What the log delivers keeps the event's
+// subject, so nothing in it says which pull it answers; only the inbox that it came to does, and there any hint will do.
+type inbox struct {
+	prefix string // of the reply subjects
+
+	mu     sync.Mutex // guards what follows, for an instant
+	pulls  uint64
+	answer chan *nats.Msg // buffered 1; nil: nobody waits
+}
+
+// expect returns where the next pull is to be answered, and where its answer comes out.
+func (in *inbox) expect() (string, <-chan *nats.Msg) {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	in.pulls++
+	in.answer = make(chan *nats.Msg, 1)
+	return in.prefix + strconv.FormatUint(in.pulls, 36), in.answer
+}
+
+// giveUp reports false when an answer came before.
+func (in *inbox) giveUp() bool {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	waits := in.answer != nil
+	in.answer = nil
+	return waits
+}
+
+// accept hands m to the pull that waits and reports false for what nobody waits for: a hint that came too late. The server's word on an earlier pull is
+// dropped.
+func (in *inbox) accept(m *nats.Msg) bool {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	if !isDelivery(m) && m.Subject != in.prefix+strconv.FormatUint(in.pulls, 36) {
+		return true
 	}
+	if in.answer == nil {
+		return !isDelivery(m)
+	}
+	in.answer <- m
+	in.answer = nil
+	return true
 }
 
 // isDelivery tells a message of the log from a status of the server.
 func isDelivery(m *nats.Msg) bool { return m.Reply != "" && m.Header.Get("Status") == "" }
+
+// borrow returns an inbox that no other slot uses, and the channel that is closed when the connection goes.
+func (x *External) borrow() (*inbox, <-chan struct{}, error) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if n := len(x.free); n > 0 {
+		in := x.free[n-1]
+		x.free = x.free[:n-1]
+		return in, x.lost, nil
+	}
+	in := &inbox{prefix: x.store.Conn().NewInbox() + "."}
+	sub, err := x.store.Conn().Subscribe(in.prefix+"*", func(m *nats.Msg) {
+		if !in.accept(m) {
+			x.nak(m.Reply, 0)
+			x.ringFor(m.Subject)
+		}
+	})
+	if err != nil {
+		return nil, nil, err
+	}
+	x.subs = append(x.subs, sub)
+	return in, x.lost, nil
+}
+
+func (x *External) giveBack(in *inbox) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	x.free = append(x.free, in)
+}
+
+func (x *External) unsubscribe() {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	for _, s := range x.subs {
+		_ = s.Unsubscribe() // fails only on a closed connection, which has no subscriptions
+	}
+}
 
 // nak gives a delivery back, to be brought again after d. Without a connection it comes again by itself.
 func (x *External) nak(reply string, d time.Duration) {

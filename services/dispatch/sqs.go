@@ -47,11 +47,10 @@ type SQS struct {
 	kick   chan struct{} // buffered 1: a slot waits
 	settle chan struct{} // buffered 1: settled has something
 
-	mu       sync.Mutex // guards what follows, never held over I/O
-	waiters  []chan Hint
-	stopPoll context.CancelFunc // of the request that is waiting for messages; nil when none is
-	held     map[string]bool    // receipts of the hints that slots hold
-	settled  []settlement
+	mu      sync.Mutex // guards what follows, never held over I/O
+	waiters []chan Hint
+	held    map[string]bool // receipts of the hints that slots hold
+	settled []settlement
 }
 
 // settlement is what becomes of a message that no slot holds any more.
@@ -85,7 +84,8 @@ func NewSQS(store *eventstore.Store, client *sqs.Client, url string, o SQSOption
 		kick:  make(chan struct{}, 1), settle: make(chan struct{}, 1), held: map[string]bool{}}
 }
 
-// Next waits for a hint and takes it, or returns ctx's error. A hint that arrives while ctx ends is given back at once.
+// Next waits for a hint and takes it, or returns ctx's error. The request that was asking for it goes on, because cutting it could hide a message for
+// as long as its visibility lasts: a hint that arrives after ctx ended goes to another slot, or back to the queue at once.
 func (q *SQS) Next(ctx context.Context) (Hint, error) {
 	if ctx.Err() != nil {
 		return Hint{}, ctx.Err()
@@ -104,9 +104,6 @@ func (q *SQS) Next(ctx context.Context) (Hint, error) {
 	i := slices.Index(q.waiters, mine)
 	if i >= 0 {
 		q.waiters = slices.Delete(q.waiters, i, i+1)
-	}
-	if len(q.waiters) == 0 && q.stopPoll != nil {
-		q.stopPoll() // nobody would run what it brings
 	}
 	q.mu.Unlock()
 	if i < 0 {
@@ -175,13 +172,10 @@ func (q *SQS) Run(ctx context.Context) error {
 // receive asks for as many messages as slots wait, one request at a time: it returns as soon as there is one.
 func (q *SQS) receive(ctx context.Context) {
 	for ctx.Err() == nil {
-		poll, cancel := context.WithTimeout(ctx, q.opt.Wait+sendTimeout)
 		q.mu.Lock()
 		n := min(len(q.waiters), batchSize)
-		q.stopPoll = cancel
 		q.mu.Unlock()
 		if n == 0 {
-			cancel()
 			select {
 			case <-q.kick:
 			case <-ctx.Done():
@@ -189,20 +183,19 @@ func (q *SQS) receive(ctx context.Context) {
 			continue
 		}
 		if !q.store.Conn().IsConnected() { // no hint could be acted on; each would be counted as received
-			cancel()
 			pause(ctx, 250*time.Millisecond)
 			continue
 		}
+		poll, cancel := context.WithTimeout(ctx, q.opt.Wait+sendTimeout)
 		out, err := q.sqs.ReceiveMessage(poll, &sqs.ReceiveMessageInput{
 			QueueUrl: aws.String(q.url), MaxNumberOfMessages: int32(n), WaitTimeSeconds: seconds(q.opt.Wait), VisibilityTimeout: seconds(q.opt.Visibility),
 		})
-		cut := errors.Is(poll.Err(), context.Canceled)
 		cancel()
+		if ctx.Err() != nil && err != nil {
+			return // a message that was on its way to us is hidden until its visibility ends, and then comes again
+		}
 		if err != nil {
-			// A message that was on its way to a request that was cut is hidden until its visibility ends, and then comes again.
-			if !cut {
-				pause(ctx, q.state.failed(plain(err)))
-			}
+			pause(ctx, q.state.failed(plain(err)))
 			continue
 		}
 		q.state.answered()
