@@ -248,7 +248,10 @@ func (l *Launcher) start(ctx context.Context, log *slog.Logger, t *task, c Claim
 
 // giveBack releases an attempt without counting it, unless its runner has joined: then it is the runner's and false. A task that runs is stopped.
 func (l *Launcher) giveBack(ctx context.Context, t *task, reason string) bool {
-	s, _ := l.record(ctx, t, "release", func(s scan.Scan) scan.Command {
+	if s := t.snapshot(); s.Owns(t.generation) && s.Joined != "" {
+		return false
+	}
+	s, released := l.record(ctx, t, "release", func(s scan.Scan) scan.Command {
 		if s.Joined != "" {
 			return nil
 		}
@@ -256,6 +259,9 @@ func (l *Launcher) giveBack(ctx context.Context, t *task, reason string) bool {
 	})
 	if s.Owns(t.generation) && s.Joined != "" {
 		return false
+	}
+	if !released && s.Owns(t.generation) {
+		return true // the log could not be asked, so the runner may have joined: whoever finds this launcher gone decides
 	}
 	// A crash here: the task finds at its join that the attempt is not the current one, and ends.
 	if arn := t.ARN(); arn != "" {

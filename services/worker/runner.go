@@ -53,7 +53,11 @@ func RunOne(ctx context.Context, p Parts, o Options, one One) error {
 	// The command id is this process's alone: trying again is the same join, a second process with the same token is another one.
 	meta := w.meta(events.NewCommandID(), "runner of "+generation)
 	s, recorded, err := eventstore.Do(running, p.Store, agg, meta, func(s scan.Scan, _ events.Head) ([]events.Event, error) {
-		return scan.Decide(s, scan.Join{Generation: one.Generation, Token: one.Token, Worker: p.Member.ID(), Host: o.Host, At: meta.At})
+		evs, err := scan.Decide(s, scan.Join{Generation: one.Generation, Token: one.Token, Worker: p.Member.ID(), Host: o.Host, At: meta.At})
+		if _, no := errors.AsType[*scan.NotAllowedError](err); no && s.Joined != "" {
+			err = scan.ErrTokenSpent // and its runner has begun
+		}
+		return evs, err
 	})
 	if err != nil {
 		return fmt.Errorf("join %s: %w", one.Scan, err)

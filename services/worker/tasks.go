@@ -220,12 +220,17 @@ const (
 func (l *Launcher) follow(ctx context.Context, t *task, own bool) {
 	log := l.log.With("scan_id", t.id, "attempt", t.attempt)
 	var overSince, stopSince, stopNext time.Time
+	joined := false
 	for {
 		gone, why, clean := t.over()
 		s, arn, now := t.snapshot(), t.ARN(), time.Now()
 		if gone {
 			l.ended(ctx, t, why, clean)
 			return
+		}
+		if s.Generation == t.generation && s.Joined != "" && !joined {
+			joined = true
+			log.Info("runner joined", "worker_id", s.Worker)
 		}
 		if !s.Owns(t.generation) && overSince.IsZero() {
 			overSince = now
