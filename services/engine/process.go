@@ -1,0 +1,92 @@
+package engine
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"os/exec"
+	"runtime"
+	"syscall"
+	"time"
+)
+
+// markVariable is in the environment of everything that a stage starts, so that all of it can be found again.
+const markVariable = "VEGA_PROCESS_MARK"
+
+const (
+	interruptTime = 300 * time.Millisecond // for a process to end its own children when it is asked to stop
+	killEvery     = 20 * time.Millisecond  // between two looks for what is left
+	killTime      = 5 * time.Second        // until a process that cannot be killed is reported
+)
+
+// ErrProcessLeft is returned when something that a stage started could not be killed.
+var ErrProcessLeft = errors.New("a process could not be killed")
+
+// RunProcess runs a prepared command, with everything that it starts, and returns its error once all of that is gone: after it ended by itself, and
+// after ctx ended, when it is interrupted first and killed soon after. Descendants that moved to another session are found by a mark in
+// their environment. When this process dies, so does the command, on Linux; its descendants may live on.
+func RunProcess(ctx context.Context, c *exec.Cmd) error {
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	mark := markVariable + "=" + rand.Text()
+	c.Env = append(c.Environ(), mark)
+	ownGroup(c)
+	started, ended := make(chan error, 1), make(chan error, 1)
+	go func() { // ends with the command
+		// The kernel ties the command's life to the thread that started it, so that thread stays until the command has ended.
+		runtime.LockOSThread()
+		defer runtime.UnlockOSThread()
+		err := c.Start()
+		started <- err
+		if err == nil {
+			ended <- c.Wait()
+		}
+	}()
+	if err := <-started; err != nil {
+		return fmt.Errorf("start %s: %w", c.Path, err)
+	}
+	group := c.Process.Pid
+	var err error
+	select {
+	case err = <-ended:
+	case <-ctx.Done():
+		// Interrupted it may end its own children in order; killed it cannot.
+		_ = syscall.Kill(-group, syscall.SIGINT) // already gone is what we want
+		patience := time.NewTimer(interruptTime)
+		defer patience.Stop()
+		select {
+		case <-ended:
+		case <-patience.C:
+			_ = syscall.Kill(-group, syscall.SIGKILL)
+			select {
+			case <-ended:
+			case <-time.After(killTime): // it holds a pipe open, or the kernel does not let go of it
+			}
+		}
+		err = context.Cause(ctx)
+	}
+	if left := killAll(group, mark); left != nil {
+		return errors.Join(err, left)
+	}
+	return err
+}
+
+// killAll kills what is left of a group and what carries the mark, until nothing is.
+func killAll(group int, mark string) error {
+	for deadline := time.Now().Add(killTime); ; {
+		alive := syscall.Kill(-group, syscall.SIGKILL) == nil
+		left := marked(mark)
+		for _, pid := range left {
+			_ = syscall.Kill(pid, syscall.SIGKILL)
+		}
+		if !alive && len(left) == 0 {
+			return nil
+		}
+		if time.Now().After(deadline) {
+			return fmt.Errorf("%w: group %d, processes %v", ErrProcessLeft, group, left)
+		}
+		<-time.After(killEvery)
+	}
+}
