@@ -8,7 +8,6 @@ import (
 	"testing"
 	"time"
 
-
 	"vega/events"
 	"vega/events/eventstore"
 	"vega/events/eventstore/natstest"
@@ -122,4 +121,3 @@ func TestQueues(t *testing.T) {
 		queuetest.Run(t, sqsSystem(sqstest.Start(t), true))
 	})
 }
-
