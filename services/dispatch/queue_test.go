@@ -2,6 +2,7 @@ package dispatch_test
 
 import (
 	"context"
+	"flag"
 	"io"
 	"log/slog"
 	"sync"
@@ -16,7 +17,14 @@ import (
 	"vega/services/dispatch/sqstest"
 )
 
-func TestMain(m *testing.M) { natstest.Main(m) }
+func TestMain(m *testing.M) {
+	flag.Parse()
+	// These tests mostly wait: for hints to come again, for a queue that counts in seconds.
+	if err := flag.Set("test.parallel", "8"); err != nil {
+		panic(err)
+	}
+	natstest.Main(m)
+}
 
 func quiet() *slog.Logger { return slog.New(slog.NewTextHandler(io.Discard, nil)) }
 
