@@ -166,7 +166,10 @@ func (n *node) run(ctx context.Context, l net.Listener, ready func()) (err error
 	}
 	start("queue", func(ctx context.Context) error { return n.queue.Run(ctx, n.from) })
 	start("heartbeat", n.member.Run)
-	start("maintenance", maintenance.New(n.store, n.model, n.cfg.Maintenance.RunningStale, n.log).Run)
+	start("maintenance", maintenance.New(maintenance.Parts{Store: n.store, Files: n.files, Log: n.log}, maintenance.Options{
+		Config: n.cfg.Maintenance, HeartbeatTTL: n.cfg.Fleet.HeartbeatTTL, DisconnectGrace: n.cfg.Fleet.DisconnectGrace,
+		From: n.from, // what was going on before has been given back
+	}).Run)
 
 	var fronts sync.WaitGroup
 	var workErr, apiErr error
@@ -198,7 +201,7 @@ func (n *node) recover(ctx context.Context) error {
 	if err := n.runner.WaitFor(ctx, info.Last); err != nil {
 		return err
 	}
-	if err := maintenance.New(n.store, n.model, n.cfg.Maintenance.RunningStale, n.log).Restarted(ctx); err != nil {
+	if err := maintenance.Restart(ctx, n.store, n.model, n.log); err != nil {
 		return err
 	}
 	// Everything up to here is in the model, so the queue need not look before the oldest scan that is not over.

@@ -1,9 +1,23 @@
-// Package maintenance gives back what its owner can no longer finish.
+// Package maintenance gives back what its owner can no longer finish, and removes what nobody needs.
 //
-// [Recoverer] looks for scans whose owner is gone and lets the log decide: it appends expired (the scan is queued again), failed (that was the last
-// attempt) or cancelled (that had been asked for). It is safe to run beside anything else, itself included: an owner that is alive after all makes
-// the append conflict or finds itself superseded at its next write.
+// It has no read model: a census follows the log and knows every scan that is not over, who owns it and since when. The judge pings the owners on
+// their own subjects and looks at the heartbeat entries of those that do not answer. Sweeps, at the start and every minute, find scans that run for too
+// long, hints that got lost and sources that stopped coming in; a clean-up, every hour, removes objects that no event names.
 //
-// In thread mode the process that holds the data folder's lock knows that no earlier worker lives, so at its start every scan that has an owner is
-// given back at once, and every ingestion that had begun is ended. While it runs a sweep catches scans that run longer than allowed.
+// # Who decides
+//
+// The log does. What is found here is a suspicion about one generation of one scan; the scan is loaded, and expired (it is queued again), failed (that was
+// the last attempt) or cancelled (that had been asked for) is appended only if the generation still owns it. The command's id comes from the generation,
+// so any number of these processes may work side by side, and one that stops in the middle is replaced by the next. A worker that is alive after all
+// finds itself superseded at its next write, or sooner: it is told to look.
+//
+// # How long it takes
+//
+// A worker whose connection ended: two pings, then the grace. One that is paused or cut off: one TTL, and half a TTL more at most. After this process's own
+// connection or the heartbeat bucket was lost nobody is judged before one TTL is over, unless a worker was heard again and then vanished. So a server that
+// was away for longer than the TTL costs no living worker its scans.
+//
+// # Restart
+//
+// In thread mode the process that holds the data folder's lock knows that no earlier worker lives: [Restart] gives everything back at once.
 package maintenance

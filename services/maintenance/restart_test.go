@@ -2,11 +2,9 @@ package maintenance_test
 
 import (
 	"context"
-	"fmt"
 	"log/slog"
 	"strings"
 	"testing"
-	"time"
 
 	"vega/events"
 	"vega/events/eventstore"
@@ -49,22 +47,10 @@ func newSite(t *testing.T) *site {
 	return s
 }
 
-func (s *site) recoverer(stale time.Duration) *maintenance.Recoverer {
-	return maintenance.New(s.store, s.model, stale, slog.New(slog.DiscardHandler))
-}
-
 // put stores evs and waits until the read model has them.
 func (s *site) put(a events.Aggregate, evs ...events.Event) {
 	s.t.Helper()
-	_, head, err := s.store.Load(s.t.Context(), a, events.Head{})
-	if err != nil {
-		s.t.Fatal(err)
-	}
-	meta := events.Meta{Command: events.NewCommandID(), Actor: events.BySystem("test"), At: time.Now()}
-	got, err := s.store.Append(s.t.Context(), a, head, meta, evs...)
-	if err != nil {
-		s.t.Fatal(err)
-	}
+	got := put(s.t, s.store, a, evs...)
 	if err := s.runner.WaitFor(s.t.Context(), got[len(got)-1].Seq); err != nil {
 		s.t.Fatal(err)
 	}
@@ -105,7 +91,7 @@ func TestARestartGivesBackWhatHadAnOwner(t *testing.T) {
 		s.put(events.ScanOf(natstest.Region, events.ScanID("scan_test_"+name)), c.events...)
 	}
 	for range 2 { // twice: a crash in the middle makes the next start do it again
-		if err := s.recoverer(time.Hour).Restarted(t.Context()); err != nil {
+		if err := maintenance.Restart(t.Context(), s.store, s.model, slog.New(slog.DiscardHandler)); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -122,7 +108,7 @@ func TestARestartEndsIngestionsThatNobodyWorksOn(t *testing.T) {
 	s.put(events.ProjectOf(natstest.Region, "proj_test_p"), events.ProjectCreated{Name: "p", Owner: "u"})
 	repo := events.RepositoryOf(natstest.Region, "repo_test_r")
 	s.put(repo, events.RepositoryCreated{Project: "proj_test_p", Name: "r", SourceType: events.SourceUpload}, events.IngestStarted{Upload: "up1"})
-	if err := s.recoverer(time.Hour).Restarted(t.Context()); err != nil {
+	if err := maintenance.Restart(t.Context(), s.store, s.model, slog.New(slog.DiscardHandler)); err != nil {
 		t.Fatal(err)
 	}
 	past, _, err := s.store.Load(t.Context(), repo, events.Head{})
@@ -135,35 +121,5 @@ func TestARestartEndsIngestionsThatNobodyWorksOn(t *testing.T) {
 	}
 	if r.Status != catalog.IngestBad || r.Failure.Code != "upload_interrupted" {
 		t.Errorf("repository is %s, %+v", r.Status, r.Failure)
-	}
-}
-
-func TestASweepTakesOnlyWhatRunsTooLong(t *testing.T) {
-	t.Parallel()
-	s := newSite(t)
-	for i := range 2 {
-		s.put(events.ScanOf(natstest.Region, events.ScanID(fmt.Sprint("scan_test_", i))), queued, events.AttemptClaimed{Attempt: 1, Worker: "w"})
-	}
-	s.put(events.ScanOf(natstest.Region, "scan_test_waits"), queued)
-	r := s.recoverer(time.Hour)
-	if err := r.Sweep(t.Context(), time.Now()); err != nil {
-		t.Fatal(err)
-	}
-	if got := s.history("scan_test_0"); got != "queued claimed" {
-		t.Errorf("a young scan was taken: %s", got)
-	}
-	if err := r.Sweep(t.Context(), time.Now().Add(2*time.Hour)); err != nil {
-		t.Fatal(err)
-	}
-	for i := range 2 {
-		if got := s.history(events.ScanID(fmt.Sprint("scan_test_", i))); got != "queued claimed expired" {
-			t.Errorf("an old scan was left: %s", got)
-		}
-	}
-	if got := s.history("scan_test_waits"); got != "queued" {
-		t.Errorf("a waiting scan was touched: %s", got)
-	}
-	if n, err := s.model.Unfinished(t.Context()); err != nil || len(n) != 3 {
-		t.Errorf("%d unfinished, %v", len(n), err)
 	}
 }

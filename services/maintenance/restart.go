@@ -1,0 +1,81 @@
+package maintenance
+
+import (
+	"context"
+	"fmt"
+	"iter"
+	"log/slog"
+
+	"vega/events/eventstore"
+	"vega/projections"
+	"vega/services/catalog"
+	"vega/services/scan"
+)
+
+// Restart gives back every scan that has an owner and ends every ingestion that was going on. Only a process that knows all earlier owners to be dead
+// may call it, before its own worker starts. The model must have seen the whole log: candidates come from there, decisions from the log. A crash in the
+// middle leaves the rest for the next start.
+func Restart(ctx context.Context, store *eventstore.Store, model projections.Reader, log *slog.Logger) error {
+	m := New(Parts{Store: store, Log: log}, Options{})
+	open, err := model.Unfinished(ctx)
+	if err != nil {
+		return fmt.Errorf("recover scans: %w", err)
+	}
+	for _, s := range open {
+		if s.Status == scan.Queued {
+			continue
+		}
+		if err := m.expire(ctx, verdict{scan: s.ID, generation: s.Generation, worker: s.Worker, reason: Restarted}, ""); err != nil {
+			return fmt.Errorf("recover scans: %w", err)
+		}
+	}
+	for repo, err := range repositories(ctx, model) {
+		if err != nil {
+			return fmt.Errorf("recover ingestions: %w", err)
+		}
+		if repo.Status != catalog.Ingesting {
+			continue
+		}
+		ended, err := endIngestion(ctx, store, repo.ID, repo.Upload, "the server stopped while the source was coming in; send it again", m.meta("", "restart"))
+		if err != nil {
+			return fmt.Errorf("recover ingestions: %w", err)
+		}
+		if ended {
+			log.Info("ingestion ended", "repository_id", repo.ID, "upload_id", repo.Upload)
+		}
+	}
+	return nil
+}
+
+// repositories walks all projects' repositories.
+func repositories(ctx context.Context, model projections.Reader) iter.Seq2[projections.Repository, error] {
+	return func(yield func(projections.Repository, error) bool) {
+		for p := (projections.Page{Limit: projections.MaxLimit}); ; {
+			projects, next, err := model.Projects(ctx, projections.ProjectFilter{}, p)
+			if err != nil {
+				yield(projections.Repository{}, err)
+				return
+			}
+			for _, project := range projects {
+				for q := (projections.Page{Limit: projections.MaxLimit}); ; {
+					repos, more, err := model.Repositories(ctx, project.ID, q)
+					if err != nil {
+						yield(projections.Repository{}, err)
+						return
+					}
+					for _, r := range repos {
+						if !yield(r, nil) {
+							return
+						}
+					}
+					if q.After = more; more == "" {
+						break
+					}
+				}
+			}
+			if p.After = next; next == "" {
+				return
+			}
+		}
+	}
+}
