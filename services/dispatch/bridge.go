@@ -9,6 +9,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
@@ -30,6 +31,8 @@ type Bridge struct {
 	fifo  bool
 	log   *slog.Logger
 	state outage
+
+	missing atomic.Bool // its durable consumer does not exist
 }
 
 const (
@@ -42,11 +45,14 @@ const (
 // NewBridge returns a bridge to the queue at url; a FIFO queue's ends in ".fifo".
 func NewBridge(store *eventstore.Store, client *sqs.Client, url string, log *slog.Logger) *Bridge {
 	return &Bridge{store: store, sqs: client, url: url, fifo: strings.HasSuffix(url, ".fifo"), log: log,
-		state: outage{log: log, down: "SQS did not take queued scans, they wait in the log", up: "SQS took queued scans again"}}
+		state: outage{log: log, part: "bridge"}}
 }
 
 // Err is a sentence that says why scans do not reach SQS; nil while they do.
 func (b *Bridge) Err() error {
+	if b.missing.Load() {
+		return fmt.Errorf("queued scans wait in the log because its consumer %s does not exist", bridgeName)
+	}
 	if err := b.state.last(); err != nil {
 		return fmt.Errorf("queued scans wait in the log because SQS does not take them: %w", err)
 	}
@@ -69,10 +75,12 @@ func (b *Bridge) run(ctx context.Context) {
 		if cons == nil {
 			var err error
 			if cons, err = b.store.JetStream().Consumer(ctx, eventstore.StreamName(b.store.Region()), bridgeName); err != nil {
+				b.missing.Store(errors.Is(err, jetstream.ErrConsumerNotFound))
 				cons = nil
-				pause(ctx, time.Second) // no connection, or Ensure is still to come
+				pause(ctx, time.Second) // Ensure is still to come, or the log is away
 				continue
 			}
+			b.missing.Store(false)
 		}
 		batch, err := b.take(ctx, cons)
 		if err != nil {

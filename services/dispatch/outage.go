@@ -11,11 +11,10 @@ import (
 	"github.com/aws/smithy-go"
 )
 
-// outage remembers whether a remote part answers, and logs when that changes. It is safe for concurrent use.
+// outage remembers whether SQS answers, and logs when that changes. It is safe for concurrent use.
 type outage struct {
 	log  *slog.Logger
-	down string // what is logged when it stops answering
-	up   string // and when it answers again
+	part string // whose requests: bridge or receiver
 
 	mu    sync.Mutex // guards what follows, for an instant
 	err   error
@@ -27,7 +26,7 @@ func (o *outage) failed(err error) time.Duration {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	if o.err == nil {
-		o.log.Warn(o.down, "err", err)
+		o.log.Warn("SQS did not answer", "part", o.part, "err", err)
 	}
 	o.err = err
 	o.tries++
@@ -39,7 +38,7 @@ func (o *outage) answered() {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	if o.err != nil {
-		o.log.Info(o.up)
+		o.log.Info("SQS answered again", "part", o.part)
 	}
 	o.err, o.tries = nil, 0
 }

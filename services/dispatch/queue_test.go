@@ -3,7 +3,6 @@ package dispatch_test
 import (
 	"context"
 	"flag"
-	"io"
 	"log/slog"
 	"sync"
 	"testing"
@@ -26,7 +25,7 @@ func TestMain(m *testing.M) {
 	natstest.Main(m)
 }
 
-func quiet() *slog.Logger { return slog.New(slog.NewTextHandler(io.Discard, nil)) }
+func quiet() *slog.Logger { return slog.New(slog.DiscardHandler) }
 
 // local is the queue of a process that begins after a sequence.
 type local struct {

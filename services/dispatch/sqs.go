@@ -80,7 +80,7 @@ func NewSQS(store *eventstore.Store, client *sqs.Client, url string, o SQSOption
 	orDefault(&o.Wait, maxLongPoll)
 	orDefault(&o.Rest, 10*time.Second)
 	return &SQS{store: store, sqs: client, url: url, opt: o, log: log,
-		state: outage{log: log, down: "SQS did not answer", up: "SQS answered again"},
+		state: outage{log: log, part: "receiver"},
 		kick:  make(chan struct{}, 1), settle: make(chan struct{}, 1), held: map[string]bool{}}
 }
 

@@ -122,7 +122,7 @@ func TestScansWaitWhileSQSIsDownAndFlowWhenItIsBack(t *testing.T) {
 	server.Restart(t)
 	w.WaitClaimed(t, 45)
 	until(t, "all is well", func() bool { return b.Err() == nil && receiver.Err() == nil })
-	for line, want := range map[string]int{"SQS did not take queued scans": 1, "SQS took queued scans again": 1, "SQS did not answer": 1, "SQS answered again": 1} {
+	for line, want := range map[string]int{`"SQS did not answer" part=bridge`: 1, `"SQS answered again" part=bridge`: 1, `"SQS did not answer" part=receiver`: 1, `"SQS answered again" part=receiver`: 1} {
 		if n := log.count(line); n != want {
 			t.Errorf("logged %q %d times, want %d", line, n, want)
 		}
@@ -286,6 +286,22 @@ func TestSwitchingTheModeLosesNoScan(t *testing.T) {
 	}
 	if won != made {
 		t.Errorf("%d claims stored for %d scans", won, made)
+	}
+}
+
+func TestTheBridgeSaysThatItsConsumerIsMissing(t *testing.T) {
+	t.Parallel()
+	server := sqstest.Start(t)
+	store := natstest.Open(t)
+	url, _ := server.Queue(t, sqstest.Options{})
+	b := dispatch.NewBridge(store, server.Client(), url, quiet())
+	queuetest.Start(t, bridge{b})
+	until(t, "it says so", func() bool { return b.Err() != nil })
+	queuetest.Create(t, store, 0, 1, events.Normal)
+	ensure(t, store, dispatch.ModeSQS, 0)
+	until(t, "the scan is sent", func() bool { return depth(t, server, url) == 1 })
+	if err := b.Err(); err != nil {
+		t.Errorf("Err() = %v", err)
 	}
 }
 
