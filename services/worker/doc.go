@@ -11,4 +11,11 @@
 //
 // Draining: when Run's context ends no more hints are taken, running scans get the grace to finish and are then released: queued again without
 // counting the attempt.
+//
+// With Tasks, what was claimed runs elsewhere. A [Launcher] starts one ECS task for each claim. The claim holds the digest of a secret that only the
+// task's environment has; the task's one-scan runner ([RunOne]) spends it by joining, and from then on the attempt is the runner's: its own worker id,
+// heartbeat and pings. The launcher watches all its tasks with few calls, stops those whose scan is cancelled or lost, and when one is gone without having
+// said how it ended, records that with the stop reason and the exit codes. Until a runner has joined, the attempt is the launcher's to give back; after
+// that a launcher may die or drain and the runner does not notice. The next launcher finds tasks by their tags. Whether a call of ECS took effect is
+// never guessed: a repeated RunTask has the same client token, a task that nobody knows cannot write, and the sweep stops it.
 package worker

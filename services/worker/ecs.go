@@ -130,7 +130,7 @@ func (k *cluster) startedBy() string {
 type taskState struct {
 	arn     string
 	status  string // PROVISIONING, PENDING, …
-	stopped bool
+	stopped bool   // nothing of it runs any more
 	why     string // once stopped, in words
 	clean   bool   // once stopped: every container ended with exit code 0
 	// From the tags, when they were asked for and are ours.
@@ -164,7 +164,10 @@ func (k *cluster) describe(ctx context.Context, arns []string, tags bool) (found
 
 func (k *cluster) state(t types.Task) taskState {
 	s := taskState{arn: aws.ToString(t.TaskArn), status: aws.ToString(t.LastStatus)}
-	if s.stopped = s.status == "STOPPED"; s.stopped {
+	// STOPPED is said when the network is taken down as well, which can take half a minute; the processes are gone before that.
+	ended := func(c types.Container) bool { return aws.ToString(c.LastStatus) == "STOPPED" }
+	s.stopped = s.status == "STOPPED" || len(t.Containers) > 0 && !slices.ContainsFunc(t.Containers, func(c types.Container) bool { return !ended(c) })
+	if s.stopped {
 		s.why, s.clean = stopReason(t)
 	}
 	tags := map[string]string{}

@@ -62,6 +62,7 @@ type LaunchOptions struct {
 	Patience time.Duration // since the claim, until a scan whose task cannot be started is given back; 7 min, which leaves 3 of the token's life
 	Pause    time.Duration // first pause of the launcher after that; 5 s, doubling up to 5 min
 	Linger   time.Duration // what a task may live on when its scan is over; 30 s
+	Join     time.Duration // since the claim, until a task whose runner has not joined counts as failed; scan.TokenLife
 	Vanish   time.Duration // how long ECS may not know a task that it has just started; 1 min
 }
 
@@ -71,7 +72,7 @@ func (o LaunchOptions) withDefaults() LaunchOptions {
 		value time.Duration
 	}{
 		{&o.Poll, 3 * time.Second}, {&o.Look, time.Second}, {&o.Sweep, 3 * time.Minute}, {&o.Again, time.Second},
-		{&o.Patience, scan.TokenLife - 3*time.Minute}, {&o.Pause, 5 * time.Second}, {&o.Linger, 30 * time.Second}, {&o.Vanish, time.Minute},
+		{&o.Patience, scan.TokenLife - 3*time.Minute}, {&o.Pause, 5 * time.Second}, {&o.Linger, 30 * time.Second}, {&o.Join, scan.TokenLife}, {&o.Vanish, time.Minute},
 	} {
 		if *d.field <= 0 {
 			*d.field = d.value

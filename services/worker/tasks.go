@@ -239,19 +239,19 @@ func (l *Launcher) follow(ctx context.Context, t *task, own bool) {
 		switch {
 		case s.Generation == t.generation && s.Status == scan.Cancelling:
 			reason = "the scan was cancelled"
-		case s.Owns(t.generation) && s.Joined == "" && now.Sub(s.ClaimedAt) > scan.TokenLife:
+		case s.Owns(t.generation) && s.Joined == "" && now.Sub(s.ClaimedAt) > l.opt.Join:
 			// It counts as an attempt: an image that cannot be started would be tried for ever.
 			l.record(ctx, t, "unjoined", func(s scan.Scan) scan.Command {
 				if s.Joined != "" {
 					return nil
 				}
-				return scan.Expire{Generation: t.generation, Reason: "task_stopped", Detail: "its runner did not join within " + scan.TokenLife.String()}
+				return scan.Expire{Generation: t.generation, Reason: "task_stopped", Detail: "its runner did not join within " + l.opt.Join.String()}
 			})
 			_ = l.read(ctx, t) // the next round knows; the log is away: it is read again within a second
 		case s.Owns(t.generation):
 		case !s.Status.Terminal():
 			reason = "the attempt was given to another runner"
-		case now.Sub(overSince) > l.opt.Linger:
+		case now.Sub(overSince) > l.opt.Linger || !ending(s):
 			reason = "the scan is over"
 		}
 		if !s.Owns(t.generation) && (arn == "" || !stopSince.IsZero() && now.Sub(stopSince) > giveUp) {
@@ -276,6 +276,11 @@ func (l *Launcher) follow(ctx context.Context, t *task, own bool) {
 			return
 		}
 	}
+}
+
+// ending says that the task of a finished scan's last attempt is about to end by itself: its runner has joined, and it was not taken away.
+func ending(s scan.Scan) bool {
+	return s.Joined != "" && (s.Failure == nil || s.Failure.Code != "attempts_exhausted")
 }
 
 // ended records that a task is gone: the process is, so what is said about it is true.
@@ -372,7 +377,7 @@ func (l *Launcher) inspect(ctx context.Context, found taskState, adopt func(*tas
 	case s.Status == scan.None, s.Generation < found.generation:
 		return nil // of another log with the same region's name: not ours to stop
 	case !s.Owns(found.generation):
-		if s.Status.Terminal() && s.Generation == found.generation && time.Since(s.FinishedAt) < l.opt.Linger {
+		if s.Status.Terminal() && s.Generation == found.generation && ending(s) && time.Since(s.FinishedAt) < l.opt.Linger {
 			return nil // it is about to end by itself
 		}
 		l.log.Info("stopping task", "scan_id", found.scan, "attempt", found.attempt, "task", found.arn, "reason", "its attempt is over")

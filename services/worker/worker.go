@@ -207,6 +207,10 @@ func (w *Worker) unlist(a *attempt) {
 
 // take claims the scan of a hint and runs it to the end of the attempt. An error means that nothing was claimed and the hint is still good.
 func (w *Worker) take(ctx, running context.Context, h dispatch.Hint) error {
+	if w.Tasks != nil && w.Tasks.Ready(ctx) != nil {
+		w.Queue.Retry(h)
+		return nil // shutting down
+	}
 	if !w.Member.Fresh(time.Now()) {
 		return errors.New("the worker's own heartbeat is late")
 	}
@@ -214,10 +218,6 @@ func (w *Worker) take(ctx, running context.Context, h dispatch.Hint) error {
 	meta := w.meta(events.CommandIDFor("claim", string(w.Member.ID()), strconv.FormatUint(uint64(h.Seq), 10)), "hint "+strconv.FormatUint(uint64(h.Seq), 10))
 	token := ""
 	if w.Tasks != nil {
-		if w.Tasks.Ready(ctx) != nil {
-			w.Queue.Retry(h)
-			return nil
-		}
 		token = w.Tasks.Token(meta.Command)
 	}
 	s, recorded, err := w.claim(ctx, agg, meta, h, token)

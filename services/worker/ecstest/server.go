@@ -30,6 +30,7 @@ type Options struct {
 
 	Step        time.Duration // how long each status before RUNNING lasts
 	StopTimeout time.Duration // from SIGTERM to SIGKILL; 30 s when zero
+	Teardown    time.Duration // how long a task whose containers have stopped is DEPROVISIONING
 	Output      io.Writer     // what tasks write; nowhere when nil
 
 	// Fault is asked before every call that has no injected fault; nil or a nil answer: the call goes through.

@@ -15,10 +15,10 @@ import (
 // Task is one task as it is now.
 type Task struct {
 	ARN           string
-	Status        string // PROVISIONING, PENDING, RUNNING, STOPPING, STOPPED
+	Status        string // PROVISIONING, PENDING, RUNNING, STOPPING, DEPROVISIONING, STOPPED
 	StopCode      string
 	StoppedReason string
-	ExitCode      int // once STOPPED; -1 when its process never ran
+	ExitCode      int // once its process has ended; -1 before, and when it never ran
 	PID           int // 0 when it has none
 	StartedBy     string
 	Tags          map[string]string
@@ -215,15 +215,24 @@ func (s *Server) launch(t *task) (*os.Process, <-chan int, error) {
 	return cmd.Process, ended, nil
 }
 
-// end says that a task has stopped; why it was asked to comes before why it did.
+// end says that a task's containers have stopped, and then that the task has. Why it was asked to comes before why it did.
 func (s *Server) end(t *task, code int, stopCode, reason string) {
 	s.mu.Lock()
-	defer s.mu.Unlock()
 	if code >= 0 {
 		t.exit = &code
 	}
 	t.stopCode, t.reason = cmp.Or(t.stopCode, stopCode), cmp.Or(t.reason, reason)
-	t.status, t.desired, t.process, t.stopped = "STOPPED", "STOPPED", nil, time.Now()
+	t.status, t.desired, t.process = "DEPROVISIONING", "STOPPED", nil
+	s.mu.Unlock()
+	timer := time.NewTimer(s.opt.Teardown)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+	case <-t.killed:
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	t.status, t.stopped = "STOPPED", time.Now()
 }
 
 // override is what RunTask said about the container that runs the process.
@@ -245,7 +254,13 @@ func (t *task) wire(s *Server) wireTask {
 		CreatedAt: epoch(t.created), StartedAt: epoch(t.started), StoppedAt: epoch(t.stopped), Overrides: t.in.Overrides, Tags: t.in.Tags,
 	}
 	for i, name := range s.opt.Containers {
-		c := wireContainer{Name: name, LastStatus: t.status}
+		c := wireContainer{Name: name, LastStatus: "PENDING"}
+		switch t.status {
+		case "RUNNING", "STOPPING":
+			c.LastStatus = "RUNNING"
+		case "DEPROVISIONING", "STOPPED":
+			c.LastStatus = "STOPPED"
+		}
 		if i == 0 {
 			c.ExitCode = t.exit
 			if t.exit == nil && strings.HasPrefix(t.reason, "CannotStart") {
