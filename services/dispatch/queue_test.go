@@ -111,6 +111,7 @@ func (bridge) Retry(dispatch.Hint)                         {}
 
 func TestQueues(t *testing.T) {
 	t.Parallel()
+	server := sqstest.Start(t)
 	t.Run("thread", func(t *testing.T) {
 		t.Parallel()
 		queuetest.Run(t, localSystem())
@@ -121,10 +122,10 @@ func TestQueues(t *testing.T) {
 	})
 	t.Run("sqs", func(t *testing.T) {
 		t.Parallel()
-		queuetest.Run(t, sqsSystem(sqstest.Start(t), false))
+		queuetest.Run(t, sqsSystem(server, false))
 	})
 	t.Run("sqs fifo", func(t *testing.T) {
 		t.Parallel()
-		queuetest.Run(t, sqsSystem(sqstest.Start(t), true))
+		queuetest.Run(t, sqsSystem(server, true))
 	})
 }
