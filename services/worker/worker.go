@@ -73,8 +73,9 @@ type Worker struct {
 	opt    Options
 	folder *runtimeFolder
 
-	mu      sync.Mutex              // guards running, never held over I/O
-	running map[events.Seq]*attempt // by generation: a scan that was given away may be taken again before its earlier attempt has stopped
+	mu       sync.Mutex              // guards what follows, never held over I/O
+	reserved map[events.Seq]bool     // generations that a slot has
+	running  map[events.Seq]*attempt // by generation: a scan that was given away may be taken again before its earlier attempt has stopped
 }
 
 // New returns a worker with a folder of its own under RuntimeRoot, and removes those that crashed processes left there. Several processes may share a root.
@@ -83,7 +84,7 @@ func New(p Parts, o Options) (*Worker, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Worker{Parts: p, opt: o, folder: folder, running: map[events.Seq]*attempt{}}, nil
+	return &Worker{Parts: p, opt: o, folder: folder, reserved: map[events.Seq]bool{}, running: map[events.Seq]*attempt{}}, nil
 }
 
 // Why an attempt's context ends, beside the log's own reasons.
@@ -230,22 +231,60 @@ func (w *Worker) take(ctx, running context.Context, h dispatch.Hint) error {
 	}
 	// A crash here: the scan is claimed by a worker that no longer is. Maintenance expires it; the hint comes again and finds nothing to do.
 	w.Queue.Done(h)
-	if len(recorded) == 0 || s.Worker != w.Member.ID() || s.Generation != recorded[0].Seq {
+	if len(recorded) == 0 || s.Worker != w.Member.ID() || !s.Owns(recorded[0].Seq) {
 		return nil
 	}
+	head := recorded[len(recorded)-1].Head()
+	if s.Seq != head.Seq { // the claim is one of an earlier try, and something has happened since
+		if s, head, err = w.load(ctx, agg); err != nil {
+			return err
+		}
+	}
+	// A hint that came twice finds the claim that it made the first time.
+	if !w.reserve(s.Generation) {
+		return nil
+	}
+	defer w.free(s.Generation)
 	w.Member.Took(h.Scan, s.Generation)
 	defer w.Member.Gave(h.Scan, s.Generation)
 	if w.Tasks != nil {
-		c := Claimed{Scan: s, ID: h.Scan, Head: recorded[len(recorded)-1].Head(), Token: token}
+		c := Claimed{Scan: s, ID: h.Scan, Head: head, Token: token}
 		if h.Ready != nil {
 			c.Trace = h.Ready.Trace
 		}
 		w.Tasks.Launch(running, c)
 		return nil
 	}
-	a := &attempt{w: w, agg: agg, id: h.Scan, generation: s.Generation, number: s.Attempt, state: s, head: recorded[len(recorded)-1].Head()}
+	a := &attempt{w: w, agg: agg, id: h.Scan, generation: s.Generation, number: s.Attempt, state: s, head: head}
 	a.run(running)
 	return nil
+}
+
+// reserve takes a generation for one slot; false means that another slot has it.
+func (w *Worker) reserve(generation events.Seq) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.reserved[generation] {
+		return false
+	}
+	w.reserved[generation] = true
+	return true
+}
+
+func (w *Worker) free(generation events.Seq) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	delete(w.reserved, generation)
+}
+
+// load reads a scan from its first event.
+func (w *Worker) load(ctx context.Context, agg events.Aggregate) (scan.Scan, events.Head, error) {
+	var s scan.Scan
+	past, head, err := w.Store.Load(ctx, agg, events.Head{})
+	for _, r := range past {
+		s = s.Evolve(r)
+	}
+	return s, head, err
 }
 
 // claim appends the claim. Nearly always nothing has happened since the event that the hint brought, so that is tried without asking first.

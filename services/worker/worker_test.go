@@ -54,6 +54,11 @@ type bench struct {
 
 func start(t *testing.T, e worker.Engine, src worker.Source, timeout time.Duration) *bench {
 	t.Helper()
+	return startWith(t, e, src, timeout, func(q worker.Queue) worker.Queue { return q })
+}
+
+func startWith(t *testing.T, e worker.Engine, src worker.Source, timeout time.Duration, queue func(worker.Queue) worker.Queue) *bench {
+	t.Helper()
 	b := &bench{t: t, store: natstest.Open(t), runtime: t.TempDir()}
 	log := slog.New(slog.DiscardHandler)
 	store, err := files.Open(t.TempDir())
@@ -65,7 +70,7 @@ func start(t *testing.T, e worker.Engine, src worker.Source, timeout time.Durati
 		t.Fatal(err)
 	}
 	q := dispatch.NewLocal(b.store)
-	w, err := worker.New(worker.Parts{Store: b.store, Queue: q, Member: m, Source: src, Objects: objects{store}, Engine: e, Log: log},
+	w, err := worker.New(worker.Parts{Store: b.store, Queue: queue(q), Member: m, Source: src, Objects: objects{store}, Engine: e, Log: log},
 		worker.Options{Slots: 2, Timeout: timeout, RuntimeRoot: b.runtime, Host: "h"})
 	if err != nil {
 		t.Fatal(err)
@@ -104,9 +109,9 @@ func (b *bench) do(id events.ScanID, c scan.Command) scan.Scan {
 	return s
 }
 
-func (b *bench) queue(id events.ScanID) {
+func (b *bench) queue(id events.ScanID) scan.Scan {
 	b.t.Helper()
-	b.do(id, scan.Queue{Request: events.ScanQueued{Project: "p", Repository: "r", Snapshot: "sha256:0", User: "u", Priority: events.Normal, MaxAttempts: 2}})
+	return b.do(id, scan.Queue{Request: events.ScanQueued{Project: "p", Repository: "r", Snapshot: "sha256:0", User: "u", Priority: events.Normal, MaxAttempts: 2}})
 }
 
 // until follows a scan to an event of kind k and returns all kinds up to it.
@@ -252,5 +257,50 @@ func TestHowAnAttemptFails(t *testing.T) {
 				t.Errorf("failure %+v, want %s", s.Failure, c.code)
 			}
 		})
+	}
+}
+
+// twice gives every hint to two slots, as a queue does whose acknowledgement is late.
+type twice struct {
+	worker.Queue
+	hints chan dispatch.Hint
+}
+
+func (q *twice) Next(ctx context.Context) (dispatch.Hint, error) {
+	select {
+	case h := <-q.hints:
+		return h, nil
+	case <-ctx.Done():
+		return dispatch.Hint{}, ctx.Err()
+	}
+}
+
+func TestAHintThatComesTwiceIsRunOnce(t *testing.T) {
+	t.Parallel()
+	runs := make(chan struct{}, 10)
+	finish := make(chan struct{})
+	var q *twice
+	b := startWith(t, stages(func(context.Context, engine.Job, engine.Recorder) (engine.Outcome, error) {
+		runs <- struct{}{}
+		<-finish
+		return engine.Outcome{}, nil
+	}), noSource{}, time.Minute, func(real worker.Queue) worker.Queue {
+		q = &twice{real, make(chan dispatch.Hint, 2)}
+		return q
+	})
+	s := b.queue("scan_test_a")
+	h := dispatch.Hint{Scan: "scan_test_a", Seq: s.Seq, Priority: events.Normal}
+	q.hints <- h
+	<-runs
+	q.hints <- h
+	b.queue("scan_test_b") // its hint is acted on by the slot that has dropped the second one
+	q.hints <- dispatch.Hint{Scan: "scan_test_b", Seq: b.do("scan_test_b", scan.Requeue{}).Seq}
+	<-runs
+	close(finish)
+	if got, want := b.until("scan_test_a", "scan.completed"), "queued claimed started completed"; got != want {
+		t.Errorf("events %s, want %s", got, want)
+	}
+	if len(runs) > 0 {
+		t.Error("the attempt was run twice")
 	}
 }
