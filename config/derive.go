@@ -21,8 +21,8 @@ type generated struct {
 func (l *loader) derive() {
 	c := l.c
 
-	// A worker has no API process to be a thread of.
-	if c.ServiceRole == RoleWorker && c.Dispatch.Mode == dispatch.ModeThread {
+	// A worker has no API process to be a thread of, and what such a process runs needs no maintenance by others.
+	if (c.ServiceRole == RoleWorker || c.ServiceRole == RoleMaintenance) && c.Dispatch.Mode == dispatch.ModeThread {
 		c.Dispatch.Mode = dispatch.ModeExternal
 		l.origin["VEGA_SCAN_EXECUTION_MODE"] = OriginDerived
 	}

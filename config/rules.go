@@ -71,14 +71,6 @@ var rules = []rule{
 		broken:   func(l *loader) bool { return l.c.Log.Replicas > 1 && l.c.Log.NATSURL.IsZero() },
 	},
 	{
-		variable: "VEGA_FILE_STORAGE_BACKEND",
-		reads:    []string{"VEGA_SCAN_WORKER_EXECUTION_MODE"},
-		says:     "local files cannot be read by the tasks of VEGA_SCAN_WORKER_EXECUTION_MODE=ecs; use s3",
-		broken: func(l *loader) bool {
-			return l.is("VEGA_FILE_STORAGE_BACKEND", "local") && l.is("VEGA_SCAN_WORKER_EXECUTION_MODE", "ecs")
-		},
-	},
-	{
 		variable: "VEGA_DEBUG_PASSWORD",
 		reads:    []string{"VEGA_SERVICE_ROLE", "VEGA_AUTH_PROVIDER", "VEGA_LISTEN_ADDR"},
 		says:     "the default password is refused while the API listens on an address that is not loopback (VEGA_LISTEN_ADDR); set another",
@@ -209,6 +201,9 @@ func (l *loader) warnUnlikely() {
 	}
 	if !one && c.ServiceRole == RoleWorker && l.is("VEGA_FILE_STORAGE_BACKEND", "local") && !natsOnLoopback(c.Log.NATSURL.Reveal()) {
 		l.warn("VEGA_FILE_STORAGE_BACKEND", "local files are seen by a worker only when it shares VEGA_DATA_DIR with the API")
+	}
+	if l.is("VEGA_FILE_STORAGE_BACKEND", "local") && l.is("VEGA_SCAN_WORKER_EXECUTION_MODE", "ecs") {
+		l.warn("VEGA_FILE_STORAGE_BACKEND", "local files are seen by ECS tasks only when they mount the folder that VEGA_DATA_DIR names here; use s3")
 	}
 	for _, g := range c.generate {
 		if !one && g.shared {

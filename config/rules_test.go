@@ -32,7 +32,6 @@ func TestCombinationsThatCannotWork(t *testing.T) {
 		{"s3 without an exports bucket", []string{"VEGA_FILE_STORAGE_BACKEND=s3", "VEGA_S3_SOURCE_BUCKET=source", "VEGA_S3_ARTIFACTS_BUCKET=artifacts"}, nil},
 		{"ecs without a cluster", []string{"VEGA_SCAN_WORKER_EXECUTION_MODE=ecs", "VEGA_FILE_STORAGE_BACKEND=s3", "VEGA_S3_SOURCE_BUCKET=source", "VEGA_S3_ARTIFACTS_BUCKET=artifacts"},
 			[]string{"VEGA_ECS_CLUSTER", "VEGA_ECS_TASK_DEFINITION", "VEGA_ECS_CONTAINER_NAME"}},
-		{"ecs with local files", []string{"VEGA_SCAN_WORKER_EXECUTION_MODE=ecs", "VEGA_ECS_CLUSTER=c", "VEGA_ECS_TASK_DEFINITION=t", "VEGA_ECS_CONTAINER_NAME=n"}, []string{"VEGA_FILE_STORAGE_BACKEND"}},
 		{"credentials without a server", []string{"VEGA_NATS_CREDS=/x.creds"}, []string{"VEGA_NATS_URL"}},
 		{"replicas of one embedded server", []string{"VEGA_NATS_REPLICAS=3"}, []string{"VEGA_NATS_REPLICAS"}},
 		{"a proxy without its secret", []string{"VEGA_LLM_PROXY_BASE_URL=http://proxy:8001"}, []string{"VEGA_LLM_PROXY_AUTH_SECRET"}},
