@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"net"
 	"os"
@@ -86,16 +87,31 @@ func writeDoor(dir string, d door) error {
 // ConnectLocal connects to the embedded server whose folder is dir, run by another process of this machine. It waits until there is one, telling
 // waiting once when that takes longer than a moment; only ctx ends the wait. The connection finds the server again after a restart, even on another port.
 func ConnectLocal(ctx context.Context, dir string, waiting func(error), o ...nats.Option) (*nats.Conn, error) {
+	return patiently(ctx, waiting, func() (*nats.Conn, error) {
+		d, err := readDoor(dir)
+		if err != nil {
+			return nil, err
+		}
+		opts := append(connectOptions(), nats.UserInfo(d.User, d.Password), nats.SetCustomDialer(doorDialer{dir}))
+		return nats.Connect(d.URL, append(opts, o...)...)
+	}, func(error) bool { return true })
+}
+
+// ConnectPatiently is Connect that waits for a server that does not answer, as ConnectLocal does. What waiting does not help, such as wrong
+// credentials, is returned at once.
+func ConnectPatiently(ctx context.Context, url, creds string, waiting func(error), o ...nats.Option) (*nats.Conn, error) {
+	return patiently(ctx, waiting, func() (*nats.Conn, error) { return Connect(url, creds, o...) }, func(err error) bool {
+		_, network := errors.AsType[net.Error](err)
+		return network || errors.Is(err, nats.ErrNoServers) || errors.Is(err, nats.ErrTimeout) || errors.Is(err, io.EOF)
+	})
+}
+
+func patiently(ctx context.Context, waiting func(error), connect func() (*nats.Conn, error), worth func(error) bool) (*nats.Conn, error) {
 	pause, told := newBackoff(), false
 	for start := time.Now(); ; {
-		d, err := readDoor(dir)
-		var nc *nats.Conn
-		if err == nil {
-			opts := append(connectOptions(), nats.UserInfo(d.User, d.Password), nats.SetCustomDialer(doorDialer{dir}))
-			nc, err = nats.Connect(d.URL, append(opts, o...)...)
-		}
-		if err == nil {
-			return nc, nil
+		nc, err := connect()
+		if err == nil || !worth(err) {
+			return nc, err
 		}
 		if !told && time.Since(start) > time.Second {
 			waiting(err)
