@@ -20,6 +20,17 @@ go_tool() {
 	echo "$version" >".tools/$name.version" # last, so that an interrupted install is done again
 }
 
+# nats_server builds .tools/nats-server from the version that go.mod names, once per version.
+nats_server() {
+	local version
+	version=$(go list -m -f '{{.Version}}' github.com/nats-io/nats-server/v2)
+	[ "$(cat .tools/nats-server.version 2>/dev/null)" = "$version" ] && [ -x .tools/nats-server ] && return
+	echo "building nats-server $version into .tools" >&2
+	mkdir -p .tools
+	go build -o .tools/nats-server github.com/nats-io/nats-server/v2
+	echo "$version" >.tools/nats-server.version
+}
+
 # debian installs PACKAGE when COMMAND is missing.
 debian() {
 	local command=$1 package=$2
@@ -67,6 +78,7 @@ test)
 	debian unzip unzip
 	debian zstd zstd
 	debian npm npm
+	nats_server # the clusters of the chaos test
 	npm_package fauxqs 1.9.2 # the SQS queue of the dispatch tests
 	debian chromium chromium # the API's documentation page is tested in a browser
 	;;

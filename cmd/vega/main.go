@@ -1,6 +1,7 @@
 // Command vega is the whole product in one binary: it serves by role, scans from the command line, and looks after its log.
 //
-// This package is the only one that reads the environment, flags and signals. node.go wires one machine's process, serve.go runs it, scan.go is
+// This package is the only one that reads the environment, flags and signals. node.go has what all roles share, server.go, workerrole.go
+// and their like wire one role each, lifecycle.go starts and stops their parts in order, scan.go is
 // the command line's scan, which talks to a node over the same HTTP API as everybody else.
 package main
 
@@ -28,16 +29,16 @@ var version = "dev"
 
 func main() {
 	intake.ChildMain() // the process that unpacks archives never comes back from here
-	os.Exit(run())
+	os.Exit(run(product()))
 }
 
 // run is main with its deferred calls.
-func run() int {
+func run(made assembly) int {
 	// The first signal ends ctx, and with it the work, in order; the second ends the process.
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	context.AfterFunc(ctx, stop)
-	err := newRootCommand().ExecuteContext(ctx)
+	err := newRootCommand(made).ExecuteContext(ctx)
 	if err == nil {
 		return exitOK
 	}

@@ -17,6 +17,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"vega/services/intake"
 )
 
 // The tests run this test binary as vega itself: asVega in the environment makes it one.
@@ -27,7 +29,12 @@ func TestMain(m *testing.M) {
 		main() // the child process that unpacks archives is this binary again, with an empty environment
 	}
 	if os.Getenv(asVega) != "" {
-		main()
+		intake.ChildMain()
+		made, err := assemblyFor(os.Getenv(timedEngine))
+		if err != nil {
+			panic(err)
+		}
+		os.Exit(run(made))
 	}
 	os.Exit(m.Run())
 }

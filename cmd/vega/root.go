@@ -15,7 +15,7 @@ import (
 	"vega/config"
 )
 
-func newRootCommand() *cobra.Command {
+func newRootCommand(made assembly) *cobra.Command {
 	root := &cobra.Command{
 		Use:   "vega",
 		Short: "Scan source code for security problems, with a log of everything that happened",
@@ -39,13 +39,13 @@ Every setting is an environment variable that begins with VEGA_, or a line of a 
 			if err != nil {
 				return err
 			}
-			return serve(cmd.Context(), cfg, cmd.OutOrStdout(), cmd.ErrOrStderr())
+			return serve(cmd.Context(), cfg, made, cmd.OutOrStdout(), cmd.ErrOrStderr())
 		},
 	}
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
 		return fmt.Errorf("%w\nSee '%s --help'", err, cmd.CommandPath())
 	})
-	root.AddCommand(newScanCommand(), newConfigCommand(), newSetupCommand(), newLogCommand(), newVersionCommand())
+	root.AddCommand(newScanCommand(made), newRunScanCommand(made), newConfigCommand(), newSetupCommand(), newLogCommand(), newVersionCommand())
 	return root
 }
 

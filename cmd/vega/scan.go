@@ -21,8 +21,11 @@ import (
 	"github.com/spf13/cobra"
 
 	"vega/config"
+	"vega/config/secret"
 	"vega/events"
+	"vega/services/dispatch"
 	"vega/services/intake"
+	"vega/services/worker"
 )
 
 type scanFlags struct {
@@ -37,7 +40,7 @@ type scanFlags struct {
 	quiet           bool
 }
 
-func newScanCommand() *cobra.Command {
+func newScanCommand(made assembly) *cobra.Command {
 	var f scanFlags
 	cmd := &cobra.Command{
 		Use:   "scan [PATH]",
@@ -65,7 +68,7 @@ Exit codes:
 			if len(args) > 0 {
 				path = args[0]
 			}
-			return runScan(cmd.Context(), f, path, cmd.OutOrStdout(), cmd.ErrOrStderr())
+			return runScan(cmd.Context(), made, f, path, cmd.OutOrStdout(), cmd.ErrOrStderr())
 		},
 	}
 	fl := cmd.Flags()
@@ -106,7 +109,7 @@ type scanView struct {
 	} `json:"error"`
 }
 
-func runScan(ctx context.Context, f scanFlags, path string, stdout, stderr io.Writer) error {
+func runScan(ctx context.Context, made assembly, f scanFlags, path string, stdout, stderr io.Writer) error {
 	if f.failOn != "none" && !slices.Contains(severityNames(), f.failOn) {
 		return fmt.Errorf("--fail-on is %q, want critical, high, medium, low, info or none", f.failOn)
 	}
@@ -132,7 +135,7 @@ func runScan(ctx context.Context, f scanFlags, path string, stdout, stderr io.Wr
 	defer p.done()
 	j := &job{dir: dir, flags: f}
 	for {
-		server, err := connectServer(ctx, f, stderr)
+		server, err := connectServer(ctx, made, f, stderr)
 		if err != nil {
 			return err
 		}
@@ -173,7 +176,7 @@ type server struct {
 	close    func() error
 }
 
-func connectServer(ctx context.Context, f scanFlags, stderr io.Writer) (*server, error) {
+func connectServer(ctx context.Context, made assembly, f scanFlags, stderr io.Writer) (*server, error) {
 	if f.server != "" {
 		u, err := url.Parse(f.server)
 		if err != nil || (u.Scheme != "http" && u.Scheme != "https") || u.Host == "" {
@@ -196,8 +199,10 @@ func connectServer(ctx context.Context, f scanFlags, stderr io.Writer) (*server,
 	if err != nil {
 		return nil, err
 	}
+	// Scans run right here, whatever a deployment that shares the settings does.
+	cfg.ServiceRole, cfg.Dispatch.Mode, cfg.Worker.RunMode, cfg.Log.NATSURL = config.RoleAPI, dispatch.ModeThread, worker.RunLocal, secret.URL{}
 	cfg.LogLevel = max(cfg.LogLevel, slog.LevelWarn)
-	n, err := openNode(ctx, cfg, newLogger(cfg, stderr))
+	n, err := openAPINode(ctx, cfg, made, newLogger(cfg, stderr))
 	waiting := false
 	for held, ok := errors.AsType[*lockedError](err); ok; held, ok = errors.AsType[*lockedError](err) {
 		c := newClient(held.holder.URL+cfg.API.Prefix, "")
@@ -219,7 +224,7 @@ func connectServer(ctx context.Context, f scanFlags, stderr io.Writer) (*server,
 			pause.Stop()
 			return nil, ctx.Err()
 		}
-		n, err = openNode(ctx, cfg, newLogger(cfg, stderr))
+		n, err = openAPINode(ctx, cfg, made, newLogger(cfg, stderr))
 	}
 	if err != nil {
 		return nil, err
@@ -228,7 +233,7 @@ func connectServer(ctx context.Context, f scanFlags, stderr io.Writer) (*server,
 }
 
 // startInside runs the node in this process on a port of its own.
-func startInside(ctx context.Context, n *node, data string) (*server, error) {
+func startInside(ctx context.Context, n *apiNode, data string) (*server, error) {
 	l, err := new(net.ListenConfig).Listen(ctx, "tcp", "127.0.0.1:0")
 	if err != nil {
 		return nil, joinClose(err, n)

@@ -12,18 +12,29 @@ import (
 	"vega/events/eventstore"
 	"vega/projections"
 	"vega/services/auth"
-	"vega/services/dispatch"
 	"vega/services/files"
-	"vega/services/worker"
 )
 
 // serve runs the configured role until ctx ends.
-func serve(ctx context.Context, cfg config.Config, stdout, stderr io.Writer) error {
+func serve(ctx context.Context, cfg config.Config, made assembly, stdout, stderr io.Writer) error {
 	if err := served(cfg); err != nil {
 		return err
 	}
 	log := newLogger(cfg, stderr)
-	n, err := openNode(ctx, cfg, log)
+	switch cfg.ServiceRole {
+	case config.RoleWorker:
+		return serveWorker(ctx, cfg, made, log, func() {
+			log.Info("ready", "version", buildVersion(), "slots", cfg.Worker.Slots, "mode", cfg.Dispatch.Mode)
+		})
+	case config.RoleMaintenance:
+		return serveMaintenance(ctx, cfg, log, func() { log.Info("ready", "version", buildVersion(), "mode", cfg.Dispatch.Mode) })
+	default:
+		return serveAPI(ctx, cfg, made, log, stdout)
+	}
+}
+
+func serveAPI(ctx context.Context, cfg config.Config, made assembly, log *slog.Logger, stdout io.Writer) error {
+	n, err := openAPINode(ctx, cfg, made, log)
 	if err != nil {
 		return err
 	}
@@ -34,7 +45,7 @@ func serve(ctx context.Context, cfg config.Config, stdout, stderr io.Writer) err
 	return n.run(ctx, l, func() { greet(stdout, log, n.cfg, l.Addr().String()) })
 }
 
-func joinClose(err error, n *node) error {
+func joinClose(err error, n *apiNode) error {
 	if cerr := n.close(); cerr != nil {
 		return fmt.Errorf("%w; %w", err, cerr)
 	}
@@ -44,14 +55,8 @@ func joinClose(err error, n *node) error {
 // served says which settings this build cannot serve.
 func served(cfg config.Config) error {
 	var no []string
-	if cfg.ServiceRole != config.RoleAPI {
+	if cfg.ServiceRole == config.RoleLLMProxy {
 		no = append(no, "VEGA_SERVICE_ROLE="+string(cfg.ServiceRole))
-	}
-	if cfg.Dispatch.Mode != dispatch.ModeThread {
-		no = append(no, "VEGA_SCAN_EXECUTION_MODE="+string(cfg.Dispatch.Mode))
-	}
-	if cfg.Worker.RunMode != worker.RunLocal {
-		no = append(no, "VEGA_SCAN_WORKER_EXECUTION_MODE="+string(cfg.Worker.RunMode))
 	}
 	if cfg.Projections.Backend != projections.BackendJSON {
 		no = append(no, "VEGA_PERSISTENCE_BACKEND="+string(cfg.Projections.Backend))

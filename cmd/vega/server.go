@@ -1,0 +1,208 @@
+package main
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+
+	"vega/config"
+	"vega/events"
+	"vega/projections"
+	"vega/projections/jsonfile"
+	"vega/services/api"
+	"vega/services/auth"
+	"vega/services/dispatch"
+	"vega/services/engine"
+	"vega/services/fleet"
+	"vega/services/intake"
+	"vega/services/maintenance"
+)
+
+// apiNode is the process of the api role: the read models, the HTTP API and maintenance; in thread mode also worker slots. Its parts start from the log
+// up and stop in the reverse order.
+type apiNode struct {
+	node
+	lock   *dataLock
+	model  *jsonfile.Model
+	runner *projections.Runner
+	intake *intake.Intake
+	api    *api.Server
+	from   events.Seq // before the oldest scan that is not over
+}
+
+// openAPINode takes the data folder and opens every part, oldest first; nothing runs yet. A failure closes what was opened.
+func openAPINode(ctx context.Context, cfg config.Config, made assembly, log *slog.Logger) (n *apiNode, err error) {
+	n = &apiNode{node: node{cfg: cfg, log: log, made: made}}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, n.close())
+		}
+	}()
+	if n.lock, err = lockData(cfg.DataDir); err != nil {
+		return n, err
+	}
+	n.undo(n.lock.release)
+	if err = n.cfg.KeepSecrets(); err != nil {
+		return n, err
+	}
+	// The read model is read from disk while the log starts: both take a third of a second with 100,000 events.
+	var (
+		opening  sync.WaitGroup
+		modelErr error
+	)
+	opening.Go(func() { n.model, modelErr = jsonfile.Open(filepath.Join(cfg.DataDir, "readmodels")) })
+	err = n.startLog(ctx)
+	opening.Wait()
+	if modelErr == nil {
+		n.undo(n.model.Close)
+	}
+	if err = errors.Join(err, modelErr); err != nil {
+		return n, err
+	}
+	if err = n.openFiles(); err != nil {
+		return n, err
+	}
+	if n.intake, err = intake.Open(cfg.Intake, filepath.Join(cfg.DataDir, "spool"), log); err != nil {
+		return n, err
+	}
+	n.runner, err = projections.NewRunner(ctx, n.store, n.model, log)
+	return n, err
+}
+
+// apiGrace is what requests get to finish when the process stops; uploads included.
+const apiGrace = 5 * time.Second
+
+// run brings the read models up to date, gives back what the last process left behind, and then serves on l until ctx ends. It returns when
+// everything has stopped and closed.
+func (n *apiNode) run(ctx context.Context, l net.Listener, ready func()) (err error) {
+	defer func() { err = errors.Join(err, n.close()) }()
+	defer l.Close() // Serve closes it too; this is for what fails before
+	life := newLifecycle(ctx)
+	defer life.stop()
+	life.part("read models", n.runner.Run)
+	if err := n.recover(life.front); err != nil {
+		if ctx.Err() != nil {
+			return nil // asked to stop before it was ready
+		}
+		return cmp.Or(context.Cause(life.base), err)
+	}
+	leave := func(context.Context) error { return nil }
+	if n.cfg.Dispatch.Mode == dispatch.ModeThread {
+		queue := dispatch.NewLocal(n.store)
+		life.part("queue", func(ctx context.Context) error { return queue.Run(ctx, n.from) })
+		if leave, err = n.startCrew(life, queue); err != nil {
+			return err
+		}
+	} else if err := dispatch.Ensure(life.front, n.store, n.cfg.Dispatch.Mode, n.from); err != nil {
+		return err
+	}
+	if err := n.startMaintenance(life, n.from); err != nil {
+		return err
+	}
+	if err := n.openAPI(life.base); err != nil {
+		return err
+	}
+	life.serve(func(ctx context.Context) error { return api.Serve(ctx, l, n.api, apiGrace) })
+	if err := n.lock.announce(holder{PID: os.Getpid(), URL: "http://" + l.Addr().String()}); err != nil {
+		return err
+	}
+	ready()
+	return life.wait(leave)
+}
+
+// recover waits until the read models know the whole log, then gives back what the last process left behind. The lock on the data folder proves that
+// nobody else takes uploads in, and in thread mode that nobody else runs scans.
+func (n *apiNode) recover(ctx context.Context) error {
+	info, err := n.store.Info(ctx)
+	if err != nil {
+		return err
+	}
+	if err := n.runner.WaitFor(ctx, info.Last); err != nil {
+		return err
+	}
+	if n.cfg.Dispatch.Mode == dispatch.ModeThread && n.cfg.OneMachine() {
+		if err := maintenance.Restart(ctx, n.store, n.model, n.log); err != nil {
+			return err
+		}
+	}
+	// Everything up to here is in the model, so a queue need not look before the oldest scan that is not over.
+	n.from = n.runner.At()
+	open, err := n.model.Unfinished(ctx)
+	if err != nil {
+		return err
+	}
+	if len(open) > 0 {
+		n.from = min(n.from, open[0].Created-1)
+	}
+	return nil
+}
+
+func (n *apiNode) openAPI(ctx context.Context) error {
+	signIn, err := auth.NewCustom(ctx, n.store, auth.CustomOptions{Secret: n.cfg.Auth.Secret, Accounts: n.cfg.Auth.Accounts()})
+	if err != nil {
+		return err
+	}
+	metrics := prometheus.NewRegistry()
+	metrics.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	n.api, err = api.New(api.Deps{
+		Config:      n.cfg.API,
+		Store:       n.store,
+		Model:       n.model,
+		Runner:      n.runner,
+		Admission:   dispatch.NewAdmission(n.store, n.cfg.Dispatch.MaxActivePerUser),
+		Auth:        signIn,
+		Files:       n.files,
+		Intake:      n.intake,
+		Fleet:       api.FleetFunc(n.workers),
+		Mode:        n.cfg.Dispatch.Mode,
+		Stages:      engine.StageNames(),
+		MaxAttempts: n.cfg.Worker.MaxAttempts,
+		Limits:      limits(n.cfg),
+		Checks:      append([]api.Check{n.disk()}, n.checks...),
+		Log:         n.log,
+		Metrics:     metrics,
+		Version:     buildVersion(),
+	})
+	return err
+}
+
+// disk checks that the data folder's disk has room: before each write to the log, and for readyz.
+func (n *apiNode) disk() api.Check { return api.FreeSpace(n.cfg.DataDir, uint64(n.cfg.Log.MinFree)) }
+
+// workers lists the fleet as the API shows it.
+func (n *apiNode) workers(ctx context.Context) ([]api.Worker, error) {
+	alive, err := fleet.List(ctx, n.store)
+	if err != nil {
+		return nil, err
+	}
+	out := make([]api.Worker, len(alive))
+	for i, w := range alive {
+		out[i] = api.Worker{ID: w.ID, Host: w.Host, Version: w.Version, Slots: w.Slots, Scans: w.Scans, Beat: w.Beat,
+			Stale: time.Since(w.Beat) > n.cfg.Fleet.HeartbeatTTL, Draining: w.Draining}
+	}
+	return out, nil
+}
+
+// limits are what ops/limits shows, by the names of their variables.
+func limits(cfg config.Config) []api.Limit {
+	return []api.Limit{
+		{Name: "VEGA_MAX_ACTIVE_SCANS_PER_USER", Value: cfg.Dispatch.MaxActivePerUser},
+		{Name: "VEGA_MAX_SOURCE_BYTES", Value: cfg.Intake.MaxSourceBytes},
+		{Name: "VEGA_MAX_ARCHIVE_ENTRIES", Value: cfg.Intake.MaxEntries},
+		{Name: "VEGA_MAX_ARCHIVE_UNCOMPRESSED_BYTES", Value: cfg.Intake.MaxUncompressedBytes},
+		{Name: "VEGA_WORKER_HEARTBEAT_TTL_SECONDS", Value: int64(cfg.Fleet.HeartbeatTTL.Seconds())},
+		{Name: "VEGA_SCAN_RUNNING_STALE_SECONDS", Value: int64(cfg.Maintenance.RunningStale.Seconds())},
+		{Name: "VEGA_SCAN_TIMEOUT_SECONDS", Value: int64(cfg.Worker.ScanTimeout.Seconds())},
+		{Name: "VEGA_SCAN_MAX_ATTEMPTS", Value: cfg.Worker.MaxAttempts},
+		{Name: "VEGA_WORKER_SLOTS", Value: cfg.Worker.Slots},
+	}
+}

@@ -1,0 +1,144 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"time"
+
+	awsconfig "github.com/aws/aws-sdk-go-v2/config"
+
+	"vega/config"
+	"vega/events"
+	"vega/services/dispatch"
+	"vega/services/engine"
+	"vega/services/fleet"
+	"vega/services/worker"
+)
+
+// serveWorker runs scans that other processes queued, until ctx ends. Any number of these may run, on any machines that reach the log and the files.
+func serveWorker(ctx context.Context, cfg config.Config, made assembly, log *slog.Logger, ready func()) (err error) {
+	n := &node{cfg: cfg, log: log, made: made}
+	defer func() {
+		err = errors.Join(err, n.close())
+		if ctx.Err() != nil && errors.Is(err, context.Canceled) {
+			err = nil // asked to stop while it waited for the log
+		}
+	}()
+	if err := n.cfg.KeepSecrets(); err != nil {
+		return err
+	}
+	if err := n.joinLog(ctx); err != nil {
+		return err
+	}
+	if err := n.openFiles(); err != nil {
+		return err
+	}
+	life := newLifecycle(ctx)
+	defer life.stop()
+	queue, err := n.openQueue(life)
+	if err != nil {
+		return err
+	}
+	leave, err := n.startCrew(life, queue)
+	if err != nil {
+		return err
+	}
+	ready()
+	return life.wait(leave)
+}
+
+// startCrew joins the fleet and runs a worker that takes its hints from q; scans run here or as ECS tasks. What it returns takes the process out of the
+// fleet again.
+func (n *node) startCrew(life *lifecycle, q worker.Queue) (leave func(context.Context) error, err error) {
+	member, err := n.joinFleet(life.front, n.cfg.Worker.Slots)
+	if err != nil {
+		return nil, err
+	}
+	life.part("heartbeat", member.Run)
+	parts, err := n.workerParts(member)
+	if err != nil {
+		return nil, err
+	}
+	parts.Queue = q
+	if n.cfg.Worker.RunMode == worker.RunECS {
+		aws, err := awsconfig.LoadDefaultConfig(life.front)
+		if err != nil {
+			return nil, fmt.Errorf("configuration of the AWS SDK: %w", err)
+		}
+		if aws.Region == "" {
+			return nil, errors.New("VEGA_SCAN_WORKER_EXECUTION_MODE=ecs: no AWS region is known; set AWS_REGION")
+		}
+		launcher := worker.NewLauncher(worker.LaunchParts{Store: n.store, Member: member, AWS: aws, Log: n.log}, n.cfg.Worker.ECS, n.made.launch)
+		life.part("launcher", launcher.Run)
+		parts.Tasks = launcher
+	}
+	w, err := worker.New(parts, n.workerOptions())
+	if err != nil {
+		return nil, err
+	}
+	life.serve(w.Run)
+	return n.leaving(member), nil
+}
+
+// leaving takes a process out of the fleet. Should the log be away its entry expires by itself, so that is no failure.
+func (n *node) leaving(m *fleet.Member) func(context.Context) error {
+	return func(ctx context.Context) error {
+		ctx, cancel := context.WithTimeout(ctx, leaveTime)
+		defer cancel()
+		if err := m.Leave(ctx); err != nil {
+			n.log.Warn("heartbeat entry not removed", "worker_id", m.ID(), "err", err)
+		}
+		return nil
+	}
+}
+
+// leaveTime bounds how long a stopping process tries to take itself off the fleet's list; what is left expires.
+const leaveTime = 2 * time.Second
+
+// joinFleet makes this process known under an id of its own, new at every start.
+func (n *node) joinFleet(ctx context.Context, slots int) (*fleet.Member, error) {
+	me := fleet.Worker{ID: events.NewWorkerID(n.cfg.Region), Host: hostname(), Version: buildVersion(), Slots: slots, StartedAt: time.Now().UTC()}
+	return fleet.Join(ctx, n.store, me, n.cfg.Fleet.HeartbeatTTL, n.log)
+}
+
+// workerParts are what runs scans in this process, without a queue.
+func (n *node) workerParts(member *fleet.Member) (worker.Parts, error) {
+	eng, err := n.made.engine(n.cfg.Engine, engine.Options{Version: buildVersion(), Log: n.log})
+	if err != nil {
+		return worker.Parts{}, err
+	}
+	return worker.Parts{Store: n.store, Member: member, Source: snapshotSource{n.files}, Objects: objects{n.files}, Engine: eng, Log: n.log}, nil
+}
+
+func (n *node) workerOptions() worker.Options {
+	return worker.Options{
+		Slots: n.cfg.Worker.Slots, Timeout: n.cfg.Worker.ScanTimeout, RuntimeRoot: n.cfg.Engine.RuntimeRoot, Host: hostname(), Grace: n.cfg.Worker.DrainGrace,
+	}
+}
+
+func hostname() string {
+	host, err := os.Hostname()
+	if err != nil {
+		return "unknown"
+	}
+	return host
+}
+
+// openQueue starts the queue that the mode names.
+func (n *node) openQueue(life *lifecycle) (worker.Queue, error) {
+	if n.cfg.Dispatch.Mode == dispatch.ModeSQS {
+		client, err := dispatch.NewSQSClient(life.front, n.cfg.Dispatch.QueueURL)
+		if err != nil {
+			return nil, err
+		}
+		q := dispatch.NewSQS(n.store, client, n.cfg.Dispatch.QueueURL, dispatch.SQSOptions{}, n.log)
+		life.part("queue", q.Run)
+		return q, nil
+	}
+	q := dispatch.NewExternal(n.store, n.log)
+	life.part("queue", q.Run)
+	return q, nil
+}
