@@ -20,7 +20,7 @@ import (
 type timed struct {
 	Stages  int           // how many
 	Takes   time.Duration // one stage on average; from half to one and a half of it
-	Process bool          // a stage is a process with a child, not a wait
+	Process bool          // a stage is a process with children, one of them in a session of its own, not a wait
 	Count   string        // a file that gets a line, "scan stage attempt", when a stage begins
 	Hold    string        // while this file exists, the stage named in it does not end
 }
@@ -69,7 +69,7 @@ func (e timed) Run(ctx context.Context, j engine.Job, r engine.Recorder) (engine
 			return engine.Outcome{}, err
 		}
 		r.Progress(ctx, engine.Progress{Message: stage, Component: stage, Percent: 100 * i / e.Stages})
-		if err := e.stage(ctx, stage); err != nil {
+		if err := e.stage(ctx, stage, j.WorkDir); err != nil {
 			return engine.Outcome{}, err
 		}
 		o, err := r.Put(ctx, stage+".json", "application/json", strings.NewReader(`{"scan":"`+string(j.Scan)+`"}`))
@@ -83,25 +83,33 @@ func (e timed) Run(ctx context.Context, j engine.Job, r engine.Recorder) (engine
 	return engine.Outcome{Coverage: events.Coverage{State: events.CoverageComplete, Reasons: []events.CoverageReason{}}}, nil
 }
 
-func (e timed) stage(ctx context.Context, name string) error {
+func (e timed) stage(ctx context.Context, name, dir string) error {
 	takes := e.Takes/2 + rand.N(e.Takes+1)
 	if e.Process {
+		if e.held(name) {
+			takes = time.Hour
+		}
 		seconds := fmt.Sprintf("%.3f", takes.Seconds())
-		return engine.RunProcess(ctx, exec.CommandContext(context.WithoutCancel(ctx), "sh", "-c", "setsid sleep "+seconds+" & sleep "+seconds+"; wait"))
+		return engine.RunProcess(ctx, exec.Command("sh", "-c", "setsid sleep "+seconds+" & sleep "+seconds+"; wait"), dir)
 	}
-	for held := true; held; {
+	for {
 		select {
 		case <-time.After(takes):
 		case <-ctx.Done():
 			return context.Cause(ctx)
 		}
-		held = false
-		if e.Hold != "" {
-			b, err := os.ReadFile(e.Hold)
-			held = err == nil && strings.TrimSpace(string(b)) == name
+		if !e.held(name) {
+			return nil
 		}
 	}
-	return nil
+}
+
+func (e timed) held(stage string) bool {
+	if e.Hold == "" {
+		return false
+	}
+	b, err := os.ReadFile(e.Hold)
+	return err == nil && strings.TrimSpace(string(b)) == stage
 }
 
 // count appends a line; a line this short is written whole, whoever else writes.

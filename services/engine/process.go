@@ -11,7 +11,8 @@ import (
 	"time"
 )
 
-// markVariable is in the environment of everything that a stage starts, so that all of it can be found again.
+// markVariable is in the environment of everything that a stage starts, so that all of it can be found again. Its value is the attempt's folder, and
+// after a colon what tells one command from another.
 const markVariable = "VEGA_PROCESS_MARK"
 
 const (
@@ -25,12 +26,13 @@ var ErrProcessLeft = errors.New("a process could not be killed")
 
 // RunProcess runs a prepared command, with everything that it starts, and returns its error once all of that is gone: after it ended by itself, and
 // after ctx ended, when it is interrupted first and killed soon after. Descendants that moved to another session are found by a mark in
-// their environment. When this process dies, so does the command, on Linux; its descendants may live on.
-func RunProcess(ctx context.Context, c *exec.Cmd) error {
+// their environment, where there is /proc. When this process dies, so does the command, on Linux; its descendants live on until whoever clears folder, the
+// attempt's own, calls KillLeft.
+func RunProcess(ctx context.Context, c *exec.Cmd, folder string) error {
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
 	}
-	mark := markVariable + "=" + rand.Text()
+	mark := markVariable + "=" + folder + ":" + rand.Text()
 	c.Env = append(c.Environ(), mark)
 	ownGroup(c)
 	started, ended := make(chan error, 1), make(chan error, 1)
@@ -71,6 +73,13 @@ func RunProcess(ctx context.Context, c *exec.Cmd) error {
 		return errors.Join(err, left)
 	}
 	return err
+}
+
+// KillLeft kills what commands of a process that is no more have left running, by the folder that their attempts' folders lay in.
+func KillLeft(folder string) {
+	for _, pid := range marked(markVariable + "=" + folder + "/") {
+		_ = syscall.Kill(pid, syscall.SIGKILL) // already gone is what we want
+	}
 }
 
 // killAll kills what is left of a group and what carries the mark, until nothing is.

@@ -14,8 +14,8 @@ func ownGroup(c *exec.Cmd) {
 	c.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
 }
 
-// marked finds the processes whose environment has an entry: the descendants of a command that was started with it, also those that left its group.
-func marked(entry string) []int {
+// marked finds the processes whose environment has an entry that begins so: the descendants of a command that was started with it, also those that left its group.
+func marked(prefix string) []int {
 	dirs, err := filepath.Glob("/proc/[0-9]*")
 	if err != nil {
 		return nil
@@ -27,7 +27,7 @@ func marked(entry string) []int {
 			continue // it has just ended, or is somebody else's
 		}
 		for have := range bytes.SplitSeq(environ, []byte{0}) {
-			if string(have) != entry {
+			if !bytes.HasPrefix(have, []byte(prefix)) {
 				continue
 			}
 			if pid, err := strconv.Atoi(filepath.Base(dir)); err == nil && !isZombie(dir) {

@@ -52,7 +52,7 @@ func TestNothingOfACancelledProcessIsLeft(t *testing.T) {
 				}
 				pids <- out
 			}()
-			err = engine.RunProcess(ctx, c)
+			err = engine.RunProcess(ctx, c, t.TempDir())
 			_ = w.Close()
 			if err == nil || err.Error() != "enough" {
 				t.Errorf("RunProcess = %v, want the cause", err)
@@ -87,7 +87,7 @@ func TestAProcessThatEndsLeavesNoChildren(t *testing.T) {
 	var out bytes.Buffer
 	c := exec.Command("sh", "-c", `setsid sleep 1000 >/dev/null 2>&1 & echo $!; exit 3`)
 	c.Stdout = &out
-	err := engine.RunProcess(t.Context(), c)
+	err := engine.RunProcess(t.Context(), c, t.TempDir())
 	exit, ok := errors.AsType[*exec.ExitError](err)
 	if !ok || exit.ExitCode() != 3 {
 		t.Errorf("RunProcess = %v, want exit status 3", err)
@@ -100,7 +100,29 @@ func TestAProcessThatEndsLeavesNoChildren(t *testing.T) {
 
 func TestAProcessThatCannotStartSaysSo(t *testing.T) {
 	t.Parallel()
-	if err := engine.RunProcess(t.Context(), exec.Command("/no/such/program")); !errors.Is(err, os.ErrNotExist) {
+	if err := engine.RunProcess(t.Context(), exec.Command("/no/such/program"), t.TempDir()); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("RunProcess = %v", err)
+	}
+}
+
+func TestWhatADeadProcessLeftRunningIsKilled(t *testing.T) {
+	t.Parallel()
+	root := t.TempDir()
+	start := func(folder string) *exec.Cmd {
+		c := exec.Command("sleep", "1000")
+		c.Env = append(os.Environ(), "VEGA_PROCESS_MARK="+folder+":x")
+		if err := c.Start(); err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = c.Process.Kill(); _ = c.Wait() })
+		return c
+	}
+	left, other := start(root+"/process-1/attempt-a"), start(root+"/process-12/attempt-b")
+	engine.KillLeft(root + "/process-1")
+	if err := left.Wait(); err == nil {
+		t.Error("what was left ended by itself")
+	}
+	if !alive(other.Process.Pid) {
+		t.Error("another process's command was killed")
 	}
 }

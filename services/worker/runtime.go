@@ -7,10 +7,12 @@ import (
 	"path/filepath"
 	"strings"
 	"syscall"
+
+	"vega/services/engine"
 )
 
 // Every process that runs scans has a folder of its own under the runtime root and holds a lock in it for as long as it lives, so that the next one to
-// start can tell what crashed processes left from what is in use.
+// start can tell what crashed processes left, running commands included, from what is in use.
 const (
 	runtimePrefix = "process-"
 	lockName      = "lock"
@@ -34,6 +36,9 @@ func openRuntime(root string) (*runtimeFolder, error) {
 	}
 	defer gate.Close() // frees the lock
 	if err := sweepRuntime(root); err != nil {
+		return nil, fmt.Errorf("runtime folder: %w", err)
+	}
+	if root, err = filepath.Abs(root); err != nil {
 		return nil, fmt.Errorf("runtime folder: %w", err)
 	}
 	dir, err := os.MkdirTemp(root, runtimePrefix)
@@ -64,6 +69,9 @@ func sweepRuntime(root string) error {
 				return err
 			}
 			_ = lock.Close() // the folder goes next
+			if abs, err := filepath.Abs(dir); err == nil {
+				engine.KillLeft(abs)
+			}
 		} else if !strings.HasPrefix(e.Name(), attemptPrefix) { // an earlier release kept attempts right here
 			continue
 		}
