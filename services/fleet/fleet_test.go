@@ -1,13 +1,10 @@
 package fleet_test
 
 import (
-	"context"
 	"errors"
 	"log/slog"
 	"testing"
 	"time"
-
-	"github.com/nats-io/nats.go/jetstream"
 
 	"vega/events"
 	"vega/events/eventstore"
@@ -86,19 +83,5 @@ func TestAnEntryThatWasLostIsMadeAnew(t *testing.T) {
 	if err := kv.Purge(t.Context(), "work_test_a"); err != nil {
 		t.Fatal(err)
 	}
-	w, err := kv.Watch(t.Context(), "work_test_a", jetstream.UpdatesOnly())
-	if err != nil {
-		t.Fatal(err)
-	}
-	ctx, cancel := context.WithCancel(t.Context())
-	done := make(chan error, 1)
-	go func() { done <- m.Run(ctx) }()
-	m.Took("scan_test_x", 1)
-	if e := <-w.Updates(); e == nil || len(e.Value()) == 0 {
-		t.Errorf("update = %v, want the entry again", e)
-	}
-	cancel()
-	if err := <-done; err != nil {
-		t.Errorf("Run = %v", err)
-	}
+	renewAgain(t, s, m)
 }

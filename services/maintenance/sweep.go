@@ -18,13 +18,14 @@ import (
 const (
 	sweepEvery   = time.Minute
 	cleanEvery   = time.Hour
+	cleanFirst   = 5 * time.Minute  // after the start: it reads every scan's history once
 	hintPatience = 10 * time.Second // before a ready event that was delivered counts as lost: its claim may be on its way
 )
 
-// sweeps sweeps at once and then every minute until ctx ends, and cleans up every hour. What fails is logged; the next one tries again.
+// sweeps sweeps at once and then every minute until ctx ends, and cleans up every hour, for the first time a little after the start. What fails is logged; the next one tries again.
 func (m *Maintenance) sweeps(ctx context.Context) {
 	failing := false
-	var cleaned time.Time
+	cleaned := time.Now().Add(cleanFirst - cleanEvery)
 	for ; ctx.Err() == nil; _ = wait(ctx, sweepEvery) {
 		now := time.Now()
 		err := m.Sweep(ctx, now)

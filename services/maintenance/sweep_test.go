@@ -74,7 +74,7 @@ func (y *yard) seen() {
 		y.t.Fatal(err)
 	}
 	for range 5000 {
-		if s := y.Status(); s.Seen >= info.Last && !s.LastSweep.IsZero() && !s.LastClean.IsZero() {
+		if s := y.Status(); s.Seen >= info.Last && !s.LastSweep.IsZero() {
 			return
 		}
 		y.pass(2 * time.Millisecond)

@@ -22,7 +22,6 @@ import (
 	"vega/events/eventstore/natstest"
 	"vega/services/fleet"
 	"vega/services/maintenance"
-	"vega/services/scan"
 )
 
 const (
@@ -417,16 +416,6 @@ func (w *world) wantHistory(id events.ScanID, want string) {
 	w.t.Helper()
 	if got := w.history(id); got != want {
 		w.t.Errorf("%s: %s, want %s", id, got, want)
-	}
-}
-
-// do runs one command.
-func (w *world) do(id events.ScanID, c scan.Command) {
-	w.t.Helper()
-	meta := events.Meta{Command: events.NewCommandID(), Actor: events.BySystem("test"), At: time.Now()}
-	_, _, err := eventstore.Do(w.t.Context(), w.admin, events.ScanOf(natstest.Region, id), meta, func(s scan.Scan, _ events.Head) ([]events.Event, error) { return scan.Decide(s, c) })
-	if err != nil {
-		w.t.Fatal(err)
 	}
 }
 
