@@ -7,9 +7,11 @@ SHELL := /bin/bash
 PACKAGES ?= ./...
 FUZZTIME ?= 30s
 BENCH    ?= .
+SEED     ?= 0
+CHAOSTIME ?= 10m
 LINT     := .tools/golangci-lint
 
-.PHONY: help run build test test-long race lint bench fuzz gen check
+.PHONY: help run build test test-long chaos race lint bench fuzz gen check
 
 help: ## say what the targets do
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-10s %s\n", $$1, $$2 }' Makefile
@@ -27,6 +29,10 @@ test: ## everything that is quick, with real parts
 test-long: ## what takes minutes: large archives, long chaos runs
 	@scripts/test-deps.sh test
 	go test -tags long -timeout 120m -p 1 $(PACKAGES)
+
+chaos: ## kill, stop, cut off and slow down everything for CHAOSTIME; SEED=n does the same again
+	@scripts/test-deps.sh test
+	go test ./cmd/vega -run '^TestChaos$$' -v -count=1 -timeout 24h -chaos.for=$(CHAOSTIME) -chaos.seed=$(SEED)
 
 race: ## the quick tests under the race detector
 	@scripts/test-deps.sh test
