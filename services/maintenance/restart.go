@@ -12,10 +12,9 @@ import (
 	"vega/services/scan"
 )
 
-// Restart gives back every scan that has an owner and ends every ingestion that was going on. Only a process that knows all earlier owners to be dead
-// may call it, before its own worker starts. The model must have seen the whole log: candidates come from there, decisions from the log. A crash in the
-// middle leaves the rest for the next start.
-func Restart(ctx context.Context, store *eventstore.Store, model projections.Reader, log *slog.Logger) error {
+// GiveBackScans gives back every scan that has an owner. Only a process that knows all earlier owners to be dead may call it, before its own worker starts. The
+// model must have seen the whole log: candidates come from there, decisions from the log. A crash in the middle leaves the rest for the next start.
+func GiveBackScans(ctx context.Context, store *eventstore.Store, model projections.Reader, log *slog.Logger) error {
 	m := New(Parts{Store: store, Log: log}, Options{})
 	open, err := model.Unfinished(ctx)
 	if err != nil {
@@ -29,6 +28,13 @@ func Restart(ctx context.Context, store *eventstore.Store, model projections.Rea
 			return fmt.Errorf("recover scans: %w", err)
 		}
 	}
+	return nil
+}
+
+// EndIngestions ends every ingestion that was going on. Only a process that knows that nobody else takes uploads in may call it, before it does itself; for
+// the rest see GiveBackScans.
+func EndIngestions(ctx context.Context, store *eventstore.Store, model projections.Reader, log *slog.Logger) error {
+	m := New(Parts{Store: store, Log: log}, Options{})
 	for repo, err := range repositories(ctx, model) {
 		if err != nil {
 			return fmt.Errorf("recover ingestions: %w", err)

@@ -91,7 +91,7 @@ func TestARestartGivesBackWhatHadAnOwner(t *testing.T) {
 		s.put(events.ScanOf(natstest.Region, events.ScanID("scan_test_"+name)), c.events...)
 	}
 	for range 2 { // twice: a crash in the middle makes the next start do it again
-		if err := maintenance.Restart(t.Context(), s.store, s.model, slog.New(slog.DiscardHandler)); err != nil {
+		if err := maintenance.GiveBackScans(t.Context(), s.store, s.model, slog.New(slog.DiscardHandler)); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -108,7 +108,7 @@ func TestARestartEndsIngestionsThatNobodyWorksOn(t *testing.T) {
 	s.put(events.ProjectOf(natstest.Region, "proj_test_p"), events.ProjectCreated{Name: "p", Owner: "u"})
 	repo := events.RepositoryOf(natstest.Region, "repo_test_r")
 	s.put(repo, events.RepositoryCreated{Project: "proj_test_p", Name: "r", SourceType: events.SourceUpload}, events.IngestStarted{Upload: "up1"})
-	if err := maintenance.Restart(t.Context(), s.store, s.model, slog.New(slog.DiscardHandler)); err != nil {
+	if err := maintenance.EndIngestions(t.Context(), s.store, s.model, slog.New(slog.DiscardHandler)); err != nil {
 		t.Fatal(err)
 	}
 	past, _, err := s.store.Load(t.Context(), repo, events.Head{})
