@@ -12,6 +12,7 @@ import (
 	"vega/events/eventstore"
 	"vega/projections"
 	"vega/services/auth"
+	"vega/services/dispatch"
 	"vega/services/files"
 )
 
@@ -79,6 +80,9 @@ func greet(w io.Writer, log *slog.Logger, cfg config.Config, addr string) {
 	fmt.Fprintf(w, "\n%s is ready\n\n  API       http://%s%s\n  API docs  http://%s/docs\n", cfg.API.AppName, addr, cfg.API.Prefix, addr)
 	fmt.Fprintf(w, "  Login     %s, password %s\n", cfg.Auth.DebugEmail, passwordHint(cfg))
 	fmt.Fprintf(w, "  Data      %s\n", cfg.DataDir)
+	if cfg.Dispatch.Mode != dispatch.ModeThread {
+		fmt.Fprintf(w, "  Workers   scans wait for them; %s\n", howToWork(cfg))
+	}
 	if missing := cfg.Engine.ModelAccess.Missing; len(missing) > 0 {
 		fmt.Fprintf(w, "  Off       AI stages; set %s to turn them on\n", strings.Join(missing, " and "))
 	}
@@ -86,6 +90,18 @@ func greet(w io.Writer, log *slog.Logger, cfg config.Config, addr string) {
 		fmt.Fprintln(w, "  Note      VEGA_NATS_SYNC=default: the last two minutes of events may be lost in a power cut")
 	}
 	fmt.Fprintln(w)
+}
+
+// howToWork says how to start a worker for this process's log.
+func howToWork(cfg config.Config) string {
+	how := "start one with VEGA_SERVICE_ROLE=worker vega"
+	if cfg.Dispatch.Mode == dispatch.ModeSQS {
+		how = "start one with VEGA_SERVICE_ROLE=worker, the same VEGA_SCAN_EXECUTION_MODE and VEGA_SCAN_QUEUE_URL"
+	}
+	if cfg.OneMachine() {
+		return how + " in this folder"
+	}
+	return how + " and the same VEGA_NATS_URL"
 }
 
 func passwordHint(cfg config.Config) string {

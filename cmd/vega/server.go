@@ -130,9 +130,12 @@ func (n *apiNode) recover(ctx context.Context) error {
 		return err
 	}
 	if n.cfg.Dispatch.Mode == dispatch.ModeThread && n.cfg.OneMachine() {
-		if err := maintenance.Restart(ctx, n.store, n.model, n.log); err != nil {
+		if err := maintenance.GiveBackScans(ctx, n.store, n.model, n.log); err != nil {
 			return err
 		}
+	}
+	if err := maintenance.EndIngestions(ctx, n.store, n.model, n.log); err != nil {
+		return err
 	}
 	// Everything up to here is in the model, so a queue need not look before the oldest scan that is not over.
 	n.from = n.runner.At()
