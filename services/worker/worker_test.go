@@ -10,6 +10,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/nats-io/nats.go"
+
 	"vega/events"
 	"vega/events/eventstore"
 	"vega/events/eventstore/natstest"
@@ -302,5 +304,46 @@ func TestAHintThatComesTwiceIsRunOnce(t *testing.T) {
 	}
 	if len(runs) > 0 {
 		t.Error("the attempt was run twice")
+	}
+}
+
+// A worker of this release that finds a fact of the next one in its scan puts the scan down and writes nothing: it cannot know what that fact means.
+func TestAScanWithEventsOfANewerReleaseIsPutDown(t *testing.T) {
+	t.Parallel()
+	running, stopped := make(chan struct{}), make(chan error, 1)
+	b := start(t, stages(func(ctx context.Context, _ engine.Job, _ engine.Recorder) (engine.Outcome, error) {
+		close(running)
+		<-ctx.Done()
+		stopped <- context.Cause(ctx)
+		return engine.Outcome{}, context.Cause(ctx)
+	}), noSource{}, time.Minute)
+	b.queue("scan_test_a")
+	<-running
+	agg := events.ScanOf(natstest.Region, "scan_test_a")
+	_, head, err := b.store.Load(t.Context(), agg, events.Head{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	msgs, _, err := events.Encode(agg, head, events.Meta{Command: events.NewCommandID(), Actor: events.BySystem("newer"), At: time.Now()}, events.CancelRequested{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	m := msgs[0]
+	m.Header["ce-type"], m.Header["ce-dataschema"] = "scan.teleported", "vega:scan.teleported/1"
+	m.Header["Audit-Hash"] = string(events.Link(head.Hash, m))
+	h := nats.Header{}
+	for k, v := range m.Header {
+		h[k] = []string{v}
+	}
+	if _, err := b.store.JetStream().PublishMsg(t.Context(), &nats.Msg{Subject: m.Subject, Header: h, Data: m.Body}); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-stopped; !errors.Is(err, eventstore.ErrNewerEvents) {
+		t.Errorf("the work was stopped because of %v", err)
+	}
+	b.stop()
+	past, _, err := b.store.Load(t.Context(), agg, events.Head{})
+	if err != nil || len(past) != 4 {
+		t.Errorf("%d events, %v; want nothing after the newer one", len(past), err)
 	}
 }
