@@ -19,5 +19,6 @@
 //
 // # Restart
 //
-// In thread mode the process that holds the data folder's lock knows that no earlier worker lives: [GiveBackScans] gives everything back at once. Whoever holds it knows too that nobody else takes uploads in: [EndIngestions] ends those that a crash left open.
+// In thread mode the process that holds the data folder's lock knows that no earlier worker lives: [GiveBackScans] gives everything back at once. Whoever
+// holds it knows too that nobody else takes uploads in: [EndIngestions] ends those that a crash left open.
 package maintenance
