@@ -107,6 +107,11 @@ func TestEncodeRefusesWhatMustNotBeStored(t *testing.T) {
 			m.Cause = "a\r\nb: c"
 			return second(Encode(a, Head{}, m, CancelRequested{}))
 		},
+		"space that a header loses": func() error {
+			m := testMeta
+			m.Cause = "why "
+			return second(Encode(a, Head{}, m, CancelRequested{}))
+		},
 		"no time": func() error {
 			m := testMeta
 			m.At = time.Time{}

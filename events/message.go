@@ -116,6 +116,8 @@ func CheckMeta(m Meta) error {
 		return fmt.Errorf("cause %.40q: want at most 200 characters on one line", m.Cause)
 	case len(m.Trace) > 100 || strings.ContainsAny(m.Trace, "\r\n"):
 		return fmt.Errorf("traceparent %.40q: want at most 100 characters on one line", m.Trace)
+	case strings.TrimSpace(string(m.Actor)) != string(m.Actor), strings.TrimSpace(m.Cause) != m.Cause, strings.TrimSpace(m.Trace) != m.Trace:
+		return errors.New("actor, cause and traceparent must not begin or end with a space: a header would lose it, and its hash would no longer fit")
 	case m.At.IsZero():
 		return errors.New("a command needs its moment")
 	}
