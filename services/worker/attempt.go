@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"path/filepath"
 	"strconv"
 	"sync"
@@ -39,12 +38,14 @@ func (a *attempt) run(ctx context.Context) {
 	log := a.w.Log.With("scan_id", a.id, "attempt", a.state.Attempt)
 	log.Info("scan claimed")
 	start := time.Now()
-	dir := filepath.Join(a.w.folder.dir, attemptPrefix+string(a.id)+"-"+strconv.FormatUint(uint64(a.generation), 10))
-	defer func() {
-		if err := removeTree(dir); err != nil {
-			log.Warn("runtime folder not removed", "err", err)
-		}
-	}()
+	dir, err := a.w.folder.take()
+	if err == nil {
+		defer func() {
+			if err := a.w.folder.giveBack(dir); err != nil {
+				log.Warn("runtime folder not removed", "err", err)
+			}
+		}()
+	}
 
 	work, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
@@ -54,7 +55,9 @@ func (a *attempt) run(ctx context.Context) {
 	a.w.list(a)
 	defer a.w.unlist(a)
 
-	err := a.work(limited, dir)
+	if err == nil {
+		err = a.work(limited, dir)
+	}
 	if cause := context.Cause(limited); cause != nil && err != nil {
 		err = cause
 	}
@@ -128,10 +131,7 @@ func (a *attempt) giveBack(ctx context.Context) error {
 
 // work is the attempt itself: fetch, start, stages, complete.
 func (a *attempt) work(ctx context.Context, dir string) error {
-	source, scratch := filepath.Join(dir, "source"), filepath.Join(dir, "work")
-	if err := os.MkdirAll(scratch, 0o700); err != nil {
-		return fmt.Errorf("runtime folder: %w", err)
-	}
+	source, scratch := filepath.Join(dir, sourceName), filepath.Join(dir, scratchName)
 	if err := a.w.Source.Checkout(ctx, a.state.Request.Snapshot, source); err != nil {
 		return &sourceError{err}
 	}

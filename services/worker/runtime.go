@@ -3,9 +3,13 @@ package worker
 import (
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
+	"slices"
+	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 
 	"vega/services/engine"
@@ -22,7 +26,17 @@ const (
 type runtimeFolder struct {
 	dir  string
 	lock *os.File
+
+	mu    sync.Mutex // guards what follows, for an instant
+	made  int        // attempts' folders so far, for their names
+	clean []string   // attempts' folders in which nothing was left
 }
+
+// An attempt's folder has a folder for the source, which whoever brings that makes, and one for the engine.
+const (
+	sourceName  = "source"
+	scratchName = "work"
+)
 
 // openRuntime makes a folder under root and removes those of processes that are no more.
 func openRuntime(root string) (*runtimeFolder, error) {
@@ -50,7 +64,51 @@ func openRuntime(root string) (*runtimeFolder, error) {
 	if err != nil {
 		return nil, fmt.Errorf("runtime folder: %w", err)
 	}
-	return &runtimeFolder{dir, lock}, nil
+	return &runtimeFolder{dir: dir, lock: lock}, nil
+}
+
+// take returns a folder for one attempt, empty but for an empty scratchName. Making and removing folders waits for the disk, which is the most that a
+// short attempt would do, so one that nothing was put in is used again.
+func (f *runtimeFolder) take() (string, error) {
+	f.mu.Lock()
+	if n := len(f.clean); n > 0 {
+		dir := f.clean[n-1]
+		f.clean = f.clean[:n-1]
+		f.mu.Unlock()
+		return dir, nil
+	}
+	f.made++
+	dir := filepath.Join(f.dir, attemptPrefix+strconv.Itoa(f.made))
+	f.mu.Unlock()
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		return "", fmt.Errorf("runtime folder: %w", err)
+	}
+	if err := os.Mkdir(filepath.Join(dir, scratchName), 0o700); err != nil {
+		return "", fmt.Errorf("runtime folder: %w", err)
+	}
+	return dir, nil
+}
+
+// giveBack takes a folder from its attempt and removes it if there is anything in it. One that cannot be removed is not used again.
+func (f *runtimeFolder) giveBack(dir string) error {
+	if !holds(dir, scratchName) || !holds(filepath.Join(dir, scratchName)) {
+		return removeTree(dir)
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.clean = append(f.clean, dir)
+	return nil
+}
+
+// holds says that a folder has entries of these names and no others.
+func holds(dir string, names ...string) bool {
+	d, err := os.Open(dir)
+	if err != nil {
+		return false
+	}
+	defer d.Close()
+	found, err := d.Readdirnames(len(names) + 1) // io.EOF when there is none
+	return (err == nil || errors.Is(err, io.EOF)) && slices.Equal(found, names)
 }
 
 func sweepRuntime(root string) error {

@@ -41,3 +41,51 @@ func TestOnlyDeadProcessesFoldersAreSwept(t *testing.T) {
 		}
 	}
 }
+
+func TestAFolderInWhichNothingWasLeftIsUsedAgain(t *testing.T) {
+	t.Parallel()
+	f, err := openRuntime(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.close()
+	take := func() string {
+		t.Helper()
+		dir, err := f.take()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !holds(dir, scratchName) || !holds(filepath.Join(dir, scratchName)) {
+			t.Errorf("%s is not empty", dir)
+		}
+		return dir
+	}
+	giveBack := func(dir string) {
+		t.Helper()
+		if err := f.giveBack(dir); err != nil {
+			t.Error(err)
+		}
+	}
+	first := take()
+	second := take() // while the first is in use
+	if first == second {
+		t.Fatalf("two attempts have %s", first)
+	}
+	giveBack(first)
+	if again := take(); again != first {
+		t.Errorf("got %s, want %s again", again, first)
+	}
+	for _, left := range []string{filepath.Join(scratchName, "report.json"), filepath.Join(sourceName, "main.go"), "object-1"} {
+		path := filepath.Join(first, left)
+		if err := os.MkdirAll(path, 0o500); err != nil {
+			t.Fatal(err)
+		}
+		giveBack(first)
+		if _, err := os.Stat(first); !os.IsNotExist(err) {
+			t.Errorf("%s was left in a folder that is still there: %v", left, err)
+		}
+		first = take()
+	}
+	giveBack(first)
+	giveBack(second)
+}
