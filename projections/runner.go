@@ -74,13 +74,29 @@ func NewRunner(ctx context.Context, store *eventstore.Store, model Model, log *s
 	return &Runner{store: store, model: model, log: log, at: c.Seq, moved: make(chan struct{})}, nil
 }
 
-// Run applies events until ctx ends (nil) or the log fails for good. While the model does not take them it tries again, ever more slowly; Err says
-// so meanwhile.
+// Run applies events until ctx ends (nil) or the log fails for good. While the log is away, or the model does not take the events, it tries again, ever
+// more slowly; Err says so meanwhile.
 func (r *Runner) Run(ctx context.Context) error {
-	info, err := r.store.Info(ctx)
-	if ctx.Err() != nil {
-		return nil
+	for pause := 10 * time.Millisecond; ; pause = min(2*pause, time.Second) {
+		err := r.follow(ctx)
+		if ctx.Err() != nil {
+			return nil
+		}
+		if !errors.Is(err, eventstore.ErrUnavailable) {
+			return err
+		}
+		r.tell(err)
+		select {
+		case <-time.After(pause):
+		case <-ctx.Done():
+			return nil
+		}
 	}
+}
+
+// follow applies events until ctx ends or the log cannot be followed; then it returns why.
+func (r *Runner) follow(ctx context.Context) error {
+	info, err := r.store.Info(ctx)
 	if err != nil {
 		return err
 	}
@@ -104,6 +120,9 @@ func (r *Runner) Run(ctx context.Context) error {
 				return nil
 			}
 		}
+	}
+	if ctx.Err() == nil {
+		return fmt.Errorf("read models: %w: it stopped telling", eventstore.ErrUnavailable)
 	}
 	return nil
 }

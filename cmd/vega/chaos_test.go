@@ -260,6 +260,7 @@ func (w *chaos) startAll() {
 // leave ends every process of the mode; what runs is released, what waits goes on waiting.
 func (w *chaos) leave() {
 	for _, p := range append(slices.Clone(w.workers), w.maintenance, w.api) {
+		p.up() // it has been started a moment ago, perhaps
 		if err := p.stop(); err != nil {
 			w.t.Errorf("%s ended with %v", p.name, err)
 		}
@@ -278,7 +279,7 @@ func (w *chaos) client() *client {
 
 func (w *chaos) ready() {
 	until(w.t, time.Minute, "the API is ready", func() bool {
-		resp, err := http.Get(fmt.Sprintf("http://127.0.0.1:%d/healthz", w.port))
+		resp, err := (&http.Client{Timeout: time.Second}).Get(fmt.Sprintf("http://127.0.0.1:%d/healthz", w.port))
 		if err != nil {
 			return false
 		}
@@ -349,6 +350,8 @@ func (w *chaos) do(d disturbance) {
 		if p := w.workers[d.n]; p.cmd != nil {
 			p.signal(syscall.SIGCONT)
 			w.wires[d.n].mend()
+			w.do(disturbance{what: "start servers"})
+			p.up()
 			if err := p.stop(); err != nil {
 				w.t.Errorf("%s, asked to stop, ended with %v", p.name, err)
 			}

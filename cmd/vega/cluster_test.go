@@ -255,6 +255,7 @@ type process struct {
 	args []string
 	cmd  *exec.Cmd
 	log  *os.File
+	from int64 // where the log of this start begins
 }
 
 func newProcess(t testing.TB, name, dir string, env []string, args ...string) *process {
@@ -280,11 +281,23 @@ func (p *process) start() {
 	if p.cmd != nil {
 		return
 	}
+	if st, err := p.log.Stat(); err == nil {
+		p.from = st.Size()
+	}
 	p.cmd = command(p.t, p.dir, p.env, p.args...)
 	p.cmd.Stdout, p.cmd.Stderr = p.log, p.log
 	if err := p.cmd.Start(); err != nil {
 		p.t.Fatalf("start %s: %v", p.name, err)
 	}
+}
+
+// up waits until it has said that it is ready.
+func (p *process) up() {
+	p.t.Helper()
+	until(p.t, time.Minute, p.name+" is ready", func() bool {
+		b, err := os.ReadFile(p.log.Name())
+		return err == nil && bytes.Contains(b[p.from:], []byte(`"ready"`))
+	})
 }
 
 // kill ends it at once.

@@ -90,7 +90,6 @@ func (n *node) startLog(ctx context.Context) error {
 
 // joinLog opens a log that another process serves: the external server's, or that of the API process of this machine, which it waits for.
 func (n *node) joinLog(ctx context.Context) error {
-	waiting := func(err error) { n.log.Info("waiting for the event log", "err", err) }
 	var nc *nats.Conn
 	var err error
 	if n.cfg.OneMachine() {
@@ -98,20 +97,31 @@ func (n *node) joinLog(ctx context.Context) error {
 			n.log.Info("waiting for the API process of this machine (VEGA_SCAN_EXECUTION_MODE=external or sqs) and its event log", "folder", n.natsDir(), "err", err)
 		})
 	} else {
-		nc, err = eventstore.ConnectPatiently(ctx, n.cfg.Log.NATSURL.Reveal(), n.cfg.Log.NATSCreds, waiting)
+		nc, err = eventstore.ConnectPatiently(ctx, n.cfg.Log.NATSURL.Reveal(), n.cfg.Log.NATSCreds, func(err error) { n.log.Info("waiting for the event log", "err", err) })
 	}
 	if err != nil {
 		return err
 	}
 	n.undo(func() error { nc.Close(); return nil })
-	for {
+	return n.whileAway(ctx, func() error {
 		err := n.openStore(ctx, nc)
-		switch {
-		case n.cfg.OneMachine() && errors.Is(err, eventstore.ErrNoStream): // the API process has started its server and is about to make the streams
-		case !n.cfg.OneMachine() && errors.Is(err, eventstore.ErrUnavailable):
-			waiting(err)
-		default:
+		if n.cfg.OneMachine() && errors.Is(err, eventstore.ErrNoStream) {
+			return fmt.Errorf("%w: %w", eventstore.ErrUnavailable, err) // the API process has started its server and is about to make the streams
+		}
+		return err
+	})
+}
+
+// whileAway calls f again while the log does not answer it: a process may be started in the middle of an outage.
+func (n *node) whileAway(ctx context.Context, f func() error) error {
+	for told := false; ; {
+		err := f()
+		if !errors.Is(err, eventstore.ErrUnavailable) || errors.Is(err, eventstore.ErrFull) || ctx.Err() != nil {
 			return err
+		}
+		if !told {
+			n.log.Info("waiting for the event log", "err", err)
+			told = true
 		}
 		select {
 		case <-time.After(200 * time.Millisecond):

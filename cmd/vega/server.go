@@ -74,7 +74,10 @@ func openAPINode(ctx context.Context, cfg config.Config, made assembly, log *slo
 	if n.intake, err = intake.Open(cfg.Intake, filepath.Join(cfg.DataDir, "spool"), log); err != nil {
 		return n, err
 	}
-	n.runner, err = projections.NewRunner(ctx, n.store, n.model, log)
+	err = n.whileAway(ctx, func() error {
+		n.runner, err = projections.NewRunner(ctx, n.store, n.model, log)
+		return err
+	})
 	return n, err
 }
 
@@ -89,7 +92,7 @@ func (n *apiNode) run(ctx context.Context, l net.Listener, ready func()) (err er
 	life := newLifecycle(ctx)
 	defer life.stop()
 	life.part("read models", n.runner.Run)
-	if err := n.recover(life.front); err != nil {
+	if err := n.whileAway(life.front, func() error { return n.recover(life.front) }); err != nil {
 		if ctx.Err() != nil {
 			return nil // asked to stop before it was ready
 		}
@@ -102,7 +105,7 @@ func (n *apiNode) run(ctx context.Context, l net.Listener, ready func()) (err er
 		if leave, err = n.startCrew(life, queue); err != nil {
 			return err
 		}
-	} else if err := dispatch.Ensure(life.front, n.store, n.cfg.Dispatch.Mode, n.from); err != nil {
+	} else if err := n.whileAway(life.front, func() error { return dispatch.Ensure(life.front, n.store, n.cfg.Dispatch.Mode, n.from) }); err != nil {
 		return err
 	}
 	if err := n.startMaintenance(life, n.from); err != nil {

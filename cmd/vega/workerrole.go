@@ -53,7 +53,11 @@ func serveWorker(ctx context.Context, cfg config.Config, made assembly, log *slo
 // startCrew joins the fleet and runs a worker that takes its hints from q; scans run here or as ECS tasks. What it returns takes the process out of the
 // fleet again.
 func (n *node) startCrew(life *lifecycle, q worker.Queue) (leave func(context.Context) error, err error) {
-	member, err := n.joinFleet(life.front, n.cfg.Worker.Slots)
+	var member *fleet.Member
+	err = n.whileAway(life.front, func() error {
+		member, err = n.joinFleet(life.front, n.cfg.Worker.Slots)
+		return err
+	})
 	if err != nil {
 		return nil, err
 	}

@@ -62,10 +62,10 @@ func (s *Store) FollowBatches(ctx context.Context, after events.Seq, limit int, 
 		ctx, cancel := context.WithCancel(ctx)
 		in, stop, err := s.consume(ctx, after, limit, filters)
 		if err != nil {
-			cancel()
 			if ctx.Err() == nil {
 				yield(nil, err)
 			}
+			cancel()
 			return
 		}
 		type decoded struct {

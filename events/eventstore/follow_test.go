@@ -6,8 +6,10 @@ import (
 	"fmt"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
 
 	"vega/events"
 	"vega/events/eventstore"
@@ -193,4 +195,41 @@ func TestCloseAnswersEveryAppendThatWaits(t *testing.T) {
 		defer again.Close()
 		checkLog(t, again, told)
 	})
+}
+
+// A follower that cannot even begin says so, instead of ending as if there were nothing to tell.
+func TestAFollowerThatCannotBeginSaysWhy(t *testing.T) {
+	t.Parallel()
+	srv, err := eventstore.StartEmbedded(eventstore.EmbeddedOptions{Dir: t.TempDir()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	nc, err := srv.Connect()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer nc.Close()
+	js, err := jetstream.New(nc)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := eventstore.Setup(t.Context(), js, natstest.Region, 1); err != nil {
+		t.Fatal(err)
+	}
+	s, err := eventstore.Open(t.Context(), nc, eventstore.Options{Region: natstest.Region, Patience: 50 * time.Millisecond})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	srv.Stop()
+	n := 0
+	for _, err := range s.Follow(t.Context(), 0) {
+		n++
+		if !errors.Is(err, eventstore.ErrUnavailable) {
+			t.Errorf("Follow = %v, want ErrUnavailable", err)
+		}
+	}
+	if n != 1 {
+		t.Errorf("%d answers, want one error", n)
+	}
 }

@@ -4,8 +4,10 @@ import (
 	"cmp"
 	"container/heap"
 	"context"
+	"errors"
 	"fmt"
 	"sync"
+	"time"
 
 	"vega/events"
 	"vega/events/eventstore"
@@ -41,15 +43,25 @@ func (l *Local) Run(ctx context.Context, after events.Seq) error {
 	for _, p := range events.Priorities() {
 		filters = append(filters, events.ReadyFilter(l.store.Region(), p))
 	}
-	for r, err := range l.store.Follow(ctx, after, filters...) {
-		if err != nil {
-			return fmt.Errorf("follow queued scans: %w", err)
+	for ; ctx.Err() == nil; pause(ctx, 100*time.Millisecond) {
+		for r, err := range l.store.Follow(ctx, after, filters...) {
+			if bad, ok := errors.AsType[*eventstore.UnreadableError](err); ok {
+				after = bad.Event.Seq // nobody could claim that scan either
+				continue
+			}
+			if errors.Is(err, eventstore.ErrUnavailable) {
+				break // it is tried again from here
+			}
+			if err != nil {
+				return fmt.Errorf("follow queued scans: %w", err)
+			}
+			after = r.Seq
+			_, priority, err := events.ParseSubject(r.Aggregate.Subject(r.Event))
+			if err != nil || priority == "" {
+				continue // a ready event of a newer release: its scan is not for this build
+			}
+			l.put(Hint{Scan: events.ScanID(r.Aggregate.ID), Seq: r.Seq, Priority: priority, Ready: &r})
 		}
-		_, priority, err := events.ParseSubject(r.Aggregate.Subject(r.Event))
-		if err != nil || priority == "" {
-			continue // a ready event of a newer release: its scan is not for this build
-		}
-		l.put(Hint{Scan: events.ScanID(r.Aggregate.ID), Seq: r.Seq, Priority: priority, Ready: &r})
 	}
 	return nil
 }

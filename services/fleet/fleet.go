@@ -61,7 +61,7 @@ func Join(ctx context.Context, store *eventstore.Store, w Worker, ttl time.Durat
 		kick: make(chan struct{}, 1), looks: make(chan events.ScanID, 64), drain: make(chan struct{}),
 	}
 	if err := m.renew(ctx); err != nil {
-		return nil, fmt.Errorf("join the fleet: %w", err)
+		return nil, fmt.Errorf("join the fleet: %w: %w", eventstore.ErrUnavailable, err)
 	}
 	for subject, handle := range map[string]nats.MsgHandler{
 		events.PingSubject(store.Region(), w.ID):  m.pong,
