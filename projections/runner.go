@@ -38,7 +38,8 @@ type Runner struct {
 	model Model
 	log   *slog.Logger
 
-	hold sync.Mutex // held for one transaction, and by a rebuild while the model must stand still
+	hold  sync.Mutex    // held for one transaction, and by a rebuild while the model must stand still
+	asked chan struct{} // buffered 1: somebody waits for events that are not in yet
 
 	mu      sync.Mutex // guards what follows, never held over I/O
 	at      events.Seq
@@ -49,6 +50,10 @@ type Runner struct {
 
 // batchLimit is how many events one transaction takes at most: the more, the fewer times a busy row is written.
 const batchLimit = 4096
+
+// gatherTime is how long events gather for the next transaction after one, unless somebody waits for them: a busy row is then written once for many
+// events.
+const gatherTime = 20 * time.Millisecond
 
 // NewRunner returns a runner that stands at the model's checkpoint. It refuses a model of another log: a stream that was recreated,
 // or one that ends before the checkpoint.
@@ -71,7 +76,7 @@ func NewRunner(ctx context.Context, store *eventstore.Store, model Model, log *s
 	if c.Seq > info.Last {
 		return nil, fmt.Errorf("the read models have seen sequence %d and the event log ends at %d: it lost events; restore it from a backup, or remove the read models to accept the loss", c.Seq, info.Last)
 	}
-	return &Runner{store: store, model: model, log: log, at: c.Seq, moved: make(chan struct{})}, nil
+	return &Runner{store: store, model: model, log: log, at: c.Seq, moved: make(chan struct{}), asked: make(chan struct{}, 1)}, nil
 }
 
 // Run applies events until ctx ends (nil) or the log fails for good. While the log is away, or the model does not take the events, it tries again, ever
@@ -120,11 +125,25 @@ func (r *Runner) follow(ctx context.Context) error {
 				return nil
 			}
 		}
+		if len(batch) < batchLimit {
+			r.gather(ctx)
+		}
 	}
 	if ctx.Err() == nil {
 		return fmt.Errorf("read models: %w: it stopped telling", eventstore.ErrUnavailable)
 	}
 	return nil
+}
+
+// gather waits for gatherTime, or until somebody waits for what has arrived meanwhile.
+func (r *Runner) gather(ctx context.Context) {
+	t := time.NewTimer(gatherTime)
+	defer t.Stop()
+	select {
+	case <-t.C:
+	case <-r.asked:
+	case <-ctx.Done():
+	}
 }
 
 // readable turns an event that cannot be decoded into one without contents, beside the reason.
@@ -258,6 +277,10 @@ func (r *Runner) WaitFor(ctx context.Context, seq events.Seq) error {
 		r.mu.Unlock()
 		if at >= seq {
 			return nil
+		}
+		select {
+		case r.asked <- struct{}{}:
+		default: // somebody else has just asked
 		}
 		select {
 		case <-moved:
