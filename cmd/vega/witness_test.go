@@ -166,6 +166,7 @@ func (o *ownership) follow(r events.Recorded) string {
 	switch r.Event.(type) {
 	case events.AttemptExpired, events.AttemptReleased:
 		o.owner = ""
+	default: // it stays whose it is
 	}
 	if attempt != o.attempt {
 		return fmt.Sprintf("of attempt %d while attempt %d is the current one", attempt, o.attempt)

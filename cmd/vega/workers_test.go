@@ -460,6 +460,7 @@ func TestScansOfKilledWorkersRunElsewhere(t *testing.T) {
 					waits = append(waits, r.At.Sub(lost))
 					lost = time.Time{}
 				}
+			default: // about neither
 			}
 		}
 		if state.Status != scan.Completed {

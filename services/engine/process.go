@@ -59,11 +59,11 @@ func RunProcess(ctx context.Context, c *exec.Cmd, folder string) error {
 		patience := time.NewTimer(interruptTime)
 		defer patience.Stop()
 		select {
-		case <-ended:
+		case _ = <-ended: //nolint:staticcheck // how it ended after we ended it says nothing
 		case <-patience.C:
 			_ = syscall.Kill(-group, syscall.SIGKILL)
 			select {
-			case <-ended:
+			case _ = <-ended: //nolint:staticcheck // nor here
 			case <-time.After(killTime): // it holds a pipe open, or the kernel does not let go of it
 			}
 		}
