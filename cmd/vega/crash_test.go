@@ -16,7 +16,6 @@ import (
 	"testing"
 	"time"
 
-	"vega/events/eventstore"
 	"vega/services/intake"
 )
 
@@ -116,22 +115,7 @@ func killTheServer(t *testing.T, kills, scans int) {
 
 // witness reads the stopped server's log and folder.
 func witness(t *testing.T, data string, ids []string, limit int) {
-	srv, err := eventstore.StartEmbedded(eventstore.EmbeddedOptions{Dir: filepath.Join(data, "nats")})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer srv.Stop()
-	nc, err := srv.Connect()
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer nc.Close()
-	store, err := eventstore.Open(t.Context(), nc, eventstore.Options{Region: "local"})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer store.Close()
-	testimony(t, store, filepath.Join(data, "readmodels"), ids, limit)
+	testimony(t, reopened(t, data), filepath.Join(data, "readmodels"), ids, limit)
 	noLeftovers(t, data)
 }
 

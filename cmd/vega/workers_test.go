@@ -2,7 +2,6 @@ package main
 
 import (
 	"bytes"
-	"context"
 	"encoding/json"
 	"fmt"
 	"net/http"
@@ -10,16 +9,13 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"sync"
 	"syscall"
 	"testing"
 	"time"
 
-	"vega/events"
 	"vega/events/eventstore"
 	"vega/services/engine"
 	"vega/services/intake"
-	"vega/services/scan"
 )
 
 // site is an API process in external mode with its embedded log, and workers beside it.
@@ -38,7 +34,8 @@ func newSite(t *testing.T, e timed, env ...string) *site {
 	s := &site{t: t, home: t.TempDir()}
 	s.count, s.hold = filepath.Join(s.home, "count"), filepath.Join(s.home, "hold")
 	e.Count, e.Hold = s.count, s.hold
-	s.env = append([]string{"VEGA_SCAN_EXECUTION_MODE=external", "VEGA_MASK_SECRET=a secret for masks, 32 bytes long", "VEGA_WORKER_DISCONNECT_GRACE_SECONDS=0", e.env(t)}, env...)
+	// The first of a repeated variable counts.
+	s.env = append(env, "VEGA_SCAN_EXECUTION_MODE=external", "VEGA_MASK_SECRET=a secret for masks, 32 bytes long", "VEGA_WORKER_DISCONNECT_GRACE_SECONDS=0", e.env(t))
 	s.api = serveIn(t, s.home, s.env...)
 	var project, repo struct{ ID string }
 	s.api.do(t, http.MethodPost, "/projects", map[string]string{"name": "p"}, &project)
@@ -55,7 +52,7 @@ func newSite(t *testing.T, e timed, env ...string) *site {
 // worker starts a worker on the API's machine.
 func (s *site) worker(env ...string) *process {
 	s.t.Helper()
-	p := newProcess(s.t, "worker", s.home, slices.Concat(s.env[1:], env, []string{"VEGA_SERVICE_ROLE=worker"}))
+	p := newProcess(s.t, "worker", s.home, slices.Concat(env, s.env, []string{"VEGA_SERVICE_ROLE=worker"}))
 	p.start()
 	return p
 }
@@ -70,7 +67,7 @@ func (s *site) elsewhere(natsURL string, env ...string) *process {
 	if err := os.Symlink(filepath.Join(s.home, "data", "files"), filepath.Join(home, "data", "files")); err != nil {
 		s.t.Fatal(err)
 	}
-	p := newProcess(s.t, "worker elsewhere", home, slices.Concat(s.env[1:], env, []string{"VEGA_SERVICE_ROLE=worker", "VEGA_NATS_URL=" + natsURL}))
+	p := newProcess(s.t, "worker elsewhere", home, slices.Concat(env, s.env, []string{"VEGA_SERVICE_ROLE=worker", "VEGA_NATS_URL=" + natsURL}))
 	p.start()
 	return p
 }
@@ -383,96 +380,4 @@ func TestALogThatIsAwayForLongerThanTheTTLExpiresNoLiveWorker(t *testing.T) {
 	if got, want := strings.Join(s.history(id), " "), "queued claimed started stage_completed stage_completed stage_completed completed"; got != want {
 		t.Errorf("history %s, want %s", got, want)
 	}
-}
-
-// Scans of killed workers run elsewhere; how soon is printed. With -tags long it is the full-sized run.
-func TestScansOfKilledWorkersRunElsewhere(t *testing.T) {
-	t.Parallel()
-	const limit = 10 // three of the four workers have slots for more than these
-	scans, every := 60, 700*time.Millisecond
-	if long {
-		scans, every = 500, 2*time.Second
-	}
-	s := newSite(t, timed{Stages: 3, Takes: 300 * time.Millisecond}, fmt.Sprint("VEGA_MAX_ACTIVE_SCANS_PER_USER=", limit), "VEGA_SCAN_MAX_ATTEMPTS=100", "VEGA_WORKER_SLOTS=4", "VEGA_NATS_SYNC=default")
-	var workers []*process
-	for range 4 {
-		workers = append(workers, s.worker())
-	}
-	ctx, cancel := context.WithCancel(t.Context())
-	defer cancel()
-	var killer sync.WaitGroup
-	var kills []time.Time
-	killer.Go(func() {
-		for i := 0; ; i++ {
-			select {
-			case <-time.After(every): // the pace of the kills
-			case <-ctx.Done():
-				return
-			}
-			w := workers[i%len(workers)]
-			kills = append(kills, time.Now())
-			w.kill()
-			w.start()
-		}
-	})
-	var ids []string
-	for len(ids) < scans {
-		var v struct{ ID string }
-		if err := newClient(s.api.base, s.api.token).call(ctx, http.MethodPost, "/repositories/"+s.repo+"/scans", fmt.Sprint("key-", len(ids)), map[string]any{}, &v); err == nil {
-			ids = append(ids, v.ID)
-			continue
-		}
-		<-time.After(20 * time.Millisecond) // the limit is reached
-	}
-	for _, id := range ids {
-		s.await(id, "completed")
-	}
-	cancel()
-	killer.Wait()
-	for _, w := range workers {
-		if err := w.stop(); err != nil {
-			t.Errorf("a worker ended with %v", err)
-		}
-	}
-	store := s.store()
-	var waits []time.Duration
-	for _, id := range ids {
-		past, _, err := store.Load(t.Context(), events.ScanOf("local", events.ScanID(id)), events.Head{})
-		if err != nil {
-			t.Fatal(err)
-		}
-		var state scan.Scan
-		var o ownership
-		var lost time.Time
-		for _, r := range past {
-			state = state.Evolve(r)
-			if problem := o.follow(r); problem != "" {
-				t.Errorf("%s at %d of %s: %s", r.Kind, r.Seq, id, problem)
-			}
-			switch r.Event.(type) {
-			case events.AttemptExpired:
-				i, _ := slices.BinarySearchFunc(kills, r.At, time.Time.Compare)
-				if i > 0 {
-					lost = kills[i-1]
-				}
-			case events.AttemptStarted:
-				if !lost.IsZero() {
-					waits = append(waits, r.At.Sub(lost))
-					lost = time.Time{}
-				}
-			default: // about neither
-			}
-		}
-		if state.Status != scan.Completed {
-			t.Errorf("%s is %s", id, state.Status)
-		}
-	}
-	slices.Sort(waits)
-	if len(waits) == 0 {
-		t.Fatal("no scan lost its worker")
-	}
-	t.Logf("%d kills, %d scans lost their worker; from kill to running elsewhere p50 %s, p99 %s, most %s", len(kills), len(waits),
-		waits[len(waits)/2].Round(time.Millisecond), waits[len(waits)*99/100].Round(time.Millisecond), waits[len(waits)-1].Round(time.Millisecond))
-	s.api.stop(t)
-	witness(t, filepath.Join(s.home, "data"), ids, limit)
 }
