@@ -13,6 +13,7 @@ import (
 
 	"vega/config"
 	"vega/events"
+	"vega/services/fleet"
 	"vega/services/scan"
 	"vega/services/worker"
 )
@@ -96,7 +97,11 @@ func runOne(ctx context.Context, cfg config.Config, made assembly, one worker.On
 	if err := n.openFiles(); err != nil {
 		return err
 	}
-	member, err := n.joinFleet(ctx, 1)
+	var member *fleet.Member
+	err = n.whileAway(ctx, func() error {
+		member, err = n.joinFleet(ctx, 1)
+		return err
+	})
 	if err != nil {
 		return err
 	}

@@ -111,7 +111,7 @@ func (n *apiNode) run(ctx context.Context, l net.Listener, ready func()) (err er
 	if err := n.startMaintenance(life, n.from); err != nil {
 		return err
 	}
-	if err := n.openAPI(life.base); err != nil {
+	if err := n.whileAway(life.front, func() error { return n.openAPI(life.base) }); err != nil {
 		return err
 	}
 	life.serve(func(ctx context.Context) error { return api.Serve(ctx, l, n.api, apiGrace) })

@@ -116,6 +116,18 @@ func EnsureHeartbeats(ctx context.Context, js jetstream.JetStream, r events.Regi
 	return nil
 }
 
+// Bucket opens one of the buckets beside the log. It returns ErrNoStream when Setup never made it, and ErrUnavailable when the server does not answer.
+func (s *Store) Bucket(ctx context.Context, name string) (jetstream.KeyValue, error) {
+	kv, err := s.js.KeyValue(ctx, name)
+	if errors.Is(err, jetstream.ErrBucketNotFound) {
+		return nil, fmt.Errorf("%w: bucket %s does not exist", ErrNoStream, name)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("%w: open bucket %s: %w", ErrUnavailable, name, err)
+	}
+	return kv, nil
+}
+
 // ErrNoStream is returned by Open when the region's streams were never made.
 var ErrNoStream = errors.New("the event log is not set up")
 

@@ -140,9 +140,9 @@ func New(d Deps) (*Server, error) {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 	defer cancel()
-	kv, err := d.Store.JetStream().KeyValue(ctx, eventstore.ExpiringBucket)
+	kv, err := d.Store.Bucket(ctx, eventstore.ExpiringBucket)
 	if err != nil {
-		return nil, fmt.Errorf("api: open bucket %s: %w", eventstore.ExpiringBucket, err)
+		return nil, fmt.Errorf("api: %w", err)
 	}
 	s := &Server{Deps: d, log: d.Log, region: d.Store.Region(), expiring: kv, patience: behindPatience, beat: heartbeat}
 	s.closing, s.close = context.WithCancel(context.Background())

@@ -49,7 +49,7 @@ type session struct {
 const sessionTimeout = 5 * time.Second
 
 func openSessions(ctx context.Context, store *eventstore.Store) (*sessions, error) {
-	kv, err := store.JetStream().KeyValue(ctx, eventstore.ExpiringBucket)
+	kv, err := store.Bucket(ctx, eventstore.ExpiringBucket)
 	if err != nil {
 		return nil, fmt.Errorf("open sessions: %w", err)
 	}
