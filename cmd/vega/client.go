@@ -11,6 +11,7 @@ import (
 	"io"
 	"net/http"
 	"net/url"
+	"strconv"
 	"strings"
 	"time"
 )
@@ -28,6 +29,8 @@ type apiError struct {
 	Code    string         `json:"code"`
 	Message string         `json:"message"`
 	Details map[string]any `json:"details"`
+
+	RetryAfter time.Duration `json:"-"` // what the server asks for; 0: nothing
 }
 
 func (e *apiError) Error() string {
@@ -77,6 +80,19 @@ func (c *client) call(ctx context.Context, method, path, key string, in, out any
 	return nil
 }
 
+// write posts body, reads the answer into out, and returns the sequence that makes a read at least as new.
+func (c *client) write(ctx context.Context, path string, body []byte, out any) (seq string, err error) {
+	resp, err := c.send(ctx, http.MethodPost, path, "", "application/json", bytes.NewReader(body))
+	if err != nil {
+		return "", err
+	}
+	defer resp.Body.Close()
+	if err := json.NewDecoder(resp.Body).Decode(out); err != nil {
+		return "", fmt.Errorf("answer of %s: %w", path, err)
+	}
+	return resp.Header.Get("Vega-Sequence"), nil
+}
+
 // send makes one request; an answer of 400 or more becomes an *apiError.
 func (c *client) send(ctx context.Context, method, path, key, contentType string, body io.Reader) (*http.Response, error) {
 	req, err := http.NewRequestWithContext(ctx, method, c.base+path, body)
@@ -110,6 +126,9 @@ func (c *client) send(ctx context.Context, method, path, key, contentType string
 	b, _ := io.ReadAll(io.LimitReader(resp.Body, 1<<20)) // what cannot be read is a bare status
 	_ = json.Unmarshal(b, &e)
 	e.Error.Status = resp.StatusCode
+	if s, err := strconv.Atoi(resp.Header.Get("Retry-After")); err == nil && s > 0 {
+		e.Error.RetryAfter = time.Duration(s) * time.Second
+	}
 	return nil, &e.Error
 }
 
