@@ -42,9 +42,10 @@ lint: ## golangci-lint, the version that scripts/test-deps.sh pins
 	@scripts/test-deps.sh lint
 	$(LINT) run $(PACKAGES)
 
-bench: ## every benchmark, one package at a time; BENCH=regexp chooses
+bench: ## every benchmark, one package at a time (BENCH=regexp chooses), then scans through the whole product
 	@scripts/test-deps.sh bench
 	go test -run '^$$' -bench '$(BENCH)' -benchmem -timeout 60m -p 1 $(PACKAGES)
+	go run ./cmd/vega bench --quiet
 
 fuzz: ## every fuzz target for FUZZTIME, one after the other
 	@scripts/fuzz.sh $(FUZZTIME)

@@ -90,6 +90,8 @@ bench)
 	debian tar tar
 	debian zip zip
 	debian zstd zstd
+	# Debian keeps the server's programs off the PATH.
+	compgen -G '/usr/lib/postgresql/*/bin/postgres' >/dev/null || debian postgres postgresql # what queues on the log are measured beside
 	;;
 *)
 	echo "usage: scripts/test-deps.sh test|lint|bench" >&2
