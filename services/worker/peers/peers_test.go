@@ -2,8 +2,7 @@
 //
 // The job is: enqueue, claim, start, ten updates of its progress, complete. 64 slots run it, the work itself takes no time, 32 clients enqueue, and each
 // waits for its job to be stored. Vega is its own parts in one process with the embedded log, its read model in files current at the end. River and the plain
-// queue (SELECT … FOR UPDATE SKIP LOCKED) use a tuned Postgres over a Unix socket; River's claim is also its start, and its completions are stored in
-// batches that no worker waits for.
+// queue (SELECT … FOR UPDATE SKIP LOCKED) use a tuned Postgres over a Unix socket; River stores its completions in batches that no worker waits for.
 package peers
 
 import (
@@ -48,46 +47,53 @@ type contender struct {
 	open func(*testing.B, task) queue
 }
 
-func contenders(s *server, admission bool) []contender {
+func contenders(s *server) []contender {
 	return []contender{
-		{"vega", func(b *testing.B, t task) queue { return openVega(b, t, false, admission) }},
-		{"external", func(b *testing.B, t task) queue { return openVega(b, t, true, admission) }},
-		{"river", func(b *testing.B, t task) queue { t.lines = 0; return openRiver(b, s, t) }},
-		{"skip-locked", func(b *testing.B, t task) queue { t.lines = 0; return openSkipLocked(b, s, t) }},
+		{"vega", func(b *testing.B, t task) queue { return openVega(b, t, parts{}) }},
+		{"external", func(b *testing.B, t task) queue { return openVega(b, t, parts{external: true}) }},
+		{"limits", func(b *testing.B, t task) queue { return openVega(b, t, parts{limits: true}) }},
+		{"river", func(b *testing.B, t task) queue { return openRiver(b, s, t) }},
+		{"skip-locked", func(b *testing.B, t task) queue { return openSkipLocked(b, s, t) }},
 	}
 }
 
-// BenchmarkThroughput runs the job through each of them, by turns. "every step" stores all progress and waits for it; "product" does what each is used
-// for: Vega stores the events of the lifecycle and tells the feed of progress, the others store no progress at all.
+// rounds is how often each is measured, by turns. The best round counts: what else the machine does can only make one slower.
+const rounds = 3
+
+// BenchmarkThroughput runs the job through each of them. "every step" stores all progress and waits for it; "product" does what each is used
+// for: Vega stores the events of the lifecycle and tells the feed of progress, the others store no progress at all, and River's claim is also its start.
 func BenchmarkThroughput(b *testing.B) {
 	s := startPostgres(b)
 	for _, c := range []struct {
-		name      string
-		task      task
-		admission bool
-		jobs      int
+		name string
+		task task
+		jobs int
 	}{
-		{"every step/kill-safe", task{updates: steps}, false, 4000},
-		{"every step/power-safe", task{updates: steps, powerSafe: true}, false, 1000},
-		{"product/kill-safe", task{lines: steps}, true, 8000},
-		{"product/power-safe", task{lines: steps, powerSafe: true}, true, 4000},
+		{"every step/kill-safe", task{updates: steps}, 4000},
+		{"every step/power-safe", task{updates: steps, powerSafe: true}, 1200},
+		{"product/kill-safe", task{lines: steps}, 8000},
+		{"product/power-safe", task{lines: steps, powerSafe: true}, 3000},
 	} {
 		b.Run(c.name, func(b *testing.B) {
 			c.task.started = func(string) {}
-			all := contenders(s, c.admission)
-			took := make([]time.Duration, len(all))
+			all := contenders(s)
+			best := make([]time.Duration, len(all))
 			for b.Loop() {
-				for i, x := range all {
-					q := x.open(b, c.task)
-					spend(b, q, 0, c.jobs/10) // everything is connected and warm
-					took[i] += spend(b, q, c.jobs/10, c.jobs)
-					q.close(b)
+				for range rounds {
+					for i, x := range all {
+						q := x.open(b, c.task)
+						spend(b, q, 0, c.jobs/10) // everything is connected and warm
+						if took := spend(b, q, c.jobs/10, c.jobs); best[i] == 0 || took < best[i] {
+							best[i] = took
+						}
+						q.close(b)
+					}
 				}
 			}
 			for i, x := range all {
-				b.ReportMetric(float64(c.jobs*b.N)/took[i].Seconds(), x.name+"-jobs/s")
-				if x.name != "vega" {
-					b.ReportMetric(took[i].Seconds()/took[0].Seconds(), "vega/"+x.name)
+				b.ReportMetric(float64(c.jobs)/best[i].Seconds(), x.name+"-jobs/s")
+				if i > 0 {
+					b.ReportMetric(best[i].Seconds()/best[0].Seconds(), "vega/"+x.name)
 				}
 			}
 			b.ReportMetric(0, "ns/op")
@@ -121,21 +127,25 @@ func spend(b *testing.B, q queue, first, n int) time.Duration {
 // BenchmarkCreateToStart measures from the moment a client begins to enqueue to the first line of the work, one job every few milliseconds.
 func BenchmarkCreateToStart(b *testing.B) {
 	s := startPostgres(b)
-	const jobs = 150
+	const jobs = 100
 	for _, powerSafe := range []bool{false, true} {
 		b.Run(map[bool]string{false: "kill-safe", true: "power-safe"}[powerSafe], func(b *testing.B) {
-			all := contenders(s, false)
-			p50 := make([]time.Duration, len(all))
+			all := contenders(s)
+			best := make([]time.Duration, len(all))
 			for b.Loop() {
-				for i, x := range all {
-					waits := lowLoad(b, x, task{powerSafe: powerSafe}, jobs)
-					p50[i] += waits[len(waits)/2]
+				for range rounds {
+					for i, x := range all {
+						waits := lowLoad(b, x, task{powerSafe: powerSafe}, jobs)
+						if p50 := waits[len(waits)/2]; best[i] == 0 || p50 < best[i] {
+							best[i] = p50
+						}
+					}
 				}
 			}
 			for i, x := range all {
-				b.ReportMetric(float64(p50[i].Microseconds())/float64(b.N), x.name+"-p50-us")
-				if x.name != "vega" {
-					b.ReportMetric(p50[0].Seconds()/p50[i].Seconds(), "vega/"+x.name)
+				b.ReportMetric(float64(best[i].Microseconds()), x.name+"-p50-us")
+				if i > 0 {
+					b.ReportMetric(best[0].Seconds()/best[i].Seconds(), "vega/"+x.name)
 				}
 			}
 			b.ReportMetric(0, "ns/op")

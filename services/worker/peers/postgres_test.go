@@ -24,7 +24,7 @@ type server struct {
 // settings make it fast on a small machine without making it less safe: enough memory, no checkpoint in the middle of a measurement.
 var settings = []string{
 	"listen_addresses=", "fsync=on", "full_page_writes=on", "max_connections=300", "shared_buffers=1GB", "wal_buffers=64MB", "max_wal_size=8GB", "min_wal_size=1GB",
-	"checkpoint_timeout=1h", "jit=off", "autovacuum_naptime=5s", "autovacuum_vacuum_cost_delay=0", "log_min_messages=fatal", "log_checkpoints=off",
+	"checkpoint_timeout=1h", "jit=off", "autovacuum_naptime=5s", "autovacuum_vacuum_cost_delay=0", "log_min_messages=panic", "log_checkpoints=off",
 }
 
 // startPostgres makes and starts a server, and stops and removes it when the benchmark ends.
@@ -135,9 +135,14 @@ func (s *server) connect(ctx context.Context, database string, connections int32
 	return pgxpool.NewWithConfig(ctx, cfg)
 }
 
-// database makes an empty one and returns a pool on it.
-func (s *server) database(b *testing.B, connections int32, powerSafe bool) *pgxpool.Pool {
+// database makes an empty one and returns a pool on it, as large as was fastest for River and the plain queue: commits that wait for the disk share a
+// sync, so many connections help; otherwise they only take the processors from each other.
+func (s *server) database(b *testing.B, powerSafe bool) *pgxpool.Pool {
 	b.Helper()
+	connections := int32(16)
+	if powerSafe {
+		connections = slots
+	}
 	s.databases++
 	name := "bench" + strconv.Itoa(s.databases)
 	admin, err := s.connect(b.Context(), "postgres", 1, true)

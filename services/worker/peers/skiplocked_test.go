@@ -13,9 +13,6 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 )
 
-// skipConnections is the size of the plain queue's pool.
-const skipConnections = 32
-
 // skipLocked is the queue that people write themselves: one table, SELECT … FOR UPDATE SKIP LOCKED, and an update for each step.
 type skipLocked struct {
 	pool    *pgxpool.Pool
@@ -46,7 +43,7 @@ create index on jobs (id) where state = 0;`
 
 func openSkipLocked(b *testing.B, s *server, t task) queue {
 	b.Helper()
-	q := &skipLocked{pool: s.database(b, skipConnections, t.powerSafe), task: t, all: make(chan struct{}, 1)}
+	q := &skipLocked{pool: s.database(b, t.powerSafe), task: t, all: make(chan struct{}, 1)}
 	if _, err := q.pool.Exec(b.Context(), skipSchema); err != nil {
 		b.Fatal(err)
 	}
