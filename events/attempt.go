@@ -75,7 +75,7 @@ type AttemptReleased struct {
 type AttemptExpired struct {
 	Attempt  int      `json:"attempt"`
 	Worker   WorkerID `json:"worker_id"`
-	Reason   string   `json:"reason"`           // restarted, disconnected, heartbeat_lost, not_held, running_stale, task_stopped
+	Reason   string   `json:"reason"`           // restarted, disconnected, heartbeat_lost, not_held, running_stale, task_stopped, source_missing
 	Detail   string   `json:"detail,omitempty"` // why, in words, where somebody knows: a task's stop reason and exit codes
 	Priority Priority `json:"priority"`
 }

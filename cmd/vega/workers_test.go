@@ -381,3 +381,26 @@ func TestALogThatIsAwayForLongerThanTheTTLExpiresNoLiveWorker(t *testing.T) {
 		t.Errorf("history %s, want %s", got, want)
 	}
 }
+
+// What a stage has worked out while the log was away is recorded when it is back, however long that took.
+func TestAResultIsKeptWhileTheLogIsAway(t *testing.T) {
+	t.Parallel()
+	s := newSite(t, timed{Stages: 3, Takes: 10 * time.Millisecond})
+	stages := engine.StageNames()
+	s.holdStage(stages[1])
+	s.worker()
+	id := s.scan()
+	until(t, time.Minute, "the second stage has begun", func() bool { return s.begun(id)[stages[1]] == 1 })
+	_ = s.api.cmd.Process.Kill() // the log goes with it
+	_ = s.api.cmd.Wait()
+	s.holdStage("")
+	<-time.After(12 * time.Second) // the outage: longer than one append is tried
+	s.api = serveIn(t, s.home, s.env...)
+	s.await(id, "completed")
+	if got := s.begun(id); got[stages[1]] != 1 {
+		t.Errorf("the stage was run %d times", got[stages[1]])
+	}
+	if got, want := strings.Join(s.history(id), " "), "queued claimed started stage_completed stage_completed stage_completed completed"; got != want {
+		t.Errorf("history %s, want %s", got, want)
+	}
+}

@@ -62,7 +62,11 @@ func (a *attempt) run(ctx context.Context) {
 		err = cause
 	}
 	// The work has stopped: nothing of it runs any more, so what is said now is true. It is said even while the process shuts down.
-	end, stopEnd := context.WithTimeout(context.WithoutCancel(ctx), 15*time.Second)
+	patience := endTime
+	if errors.Is(err, errDraining) {
+		patience = drainTime
+	}
+	end, stopEnd := context.WithTimeout(context.WithoutCancel(ctx), patience)
 	defer stopEnd()
 	if err != nil {
 		// What ended the work may be an event that this attempt has not seen itself.
@@ -92,6 +96,11 @@ func (a *attempt) run(ctx context.Context) {
 	case errors.Is(err, eventstore.ErrUnavailable), errors.Is(err, files.ErrFull):
 		log.Warn("attempt given up: there is nothing to write to", "err", err)
 		err = a.giveBack(ctx)
+	case errors.Is(err, files.ErrNotFound) && isSource(err):
+		// Another worker may see the files that this one does not. The attempt counts, so a snapshot that nobody sees ends as a dead letter.
+		log.Error("the snapshot is not in this worker's file storage; no scans are taken for a while", "err", err, "hint", "VEGA_FILE_STORAGE_BACKEND, VEGA_DATA_DIR")
+		a.w.rest()
+		err = a.do(end, scan.Expire{Generation: a.generation, Reason: "source_missing", Detail: "the snapshot is not in the worker's file storage (VEGA_FILE_STORAGE_BACKEND, VEGA_DATA_DIR)"})
 	default:
 		log.Error("scan failed", "err", err)
 		code, message := describe(err)
@@ -105,6 +114,11 @@ func (a *attempt) run(ctx context.Context) {
 	}
 }
 
+const (
+	endTime   = 15 * time.Second // to record how an attempt ended
+	drainTime = 3 * time.Second  // the same while the process stops; what is not recorded then is for maintenance
+)
+
 // giveBackEvery is the pause before a scan is given back that had no log or no room to write to: whoever takes it next needs both.
 const giveBackEvery = 5 * time.Second
 
@@ -115,6 +129,9 @@ func (a *attempt) giveBack(ctx context.Context) error {
 		pause := time.NewTimer(giveBackEvery)
 		select {
 		case <-pause.C:
+		case <-a.w.stopping:
+			pause.Stop()
+			return errDraining // nothing runs that could be drained
 		case <-ctx.Done():
 			pause.Stop()
 			return context.Cause(ctx)
@@ -135,6 +152,7 @@ func (a *attempt) work(ctx context.Context, dir string) error {
 	if err := a.w.Source.Checkout(ctx, a.state.Request.Snapshot, source); err != nil {
 		return &sourceError{err}
 	}
+	a.w.restored()
 	profile, err := a.w.profileOf(ctx, a.state)
 	if err != nil {
 		return fmt.Errorf("threat profile: %w", err)
@@ -172,6 +190,11 @@ type sourceError struct{ err error }
 func (e *sourceError) Error() string { return "fetch source: " + e.err.Error() }
 func (e *sourceError) Unwrap() error { return e.err }
 
+func isSource(err error) bool {
+	_, ok := errors.AsType[*sourceError](err)
+	return ok
+}
+
 func describe(err error) (code, message string) {
 	if s, ok := errors.AsType[*sourceError](err); ok {
 		return "source_unavailable", s.Error()
@@ -186,30 +209,45 @@ func (a *attempt) do(ctx context.Context, c scan.Command) error {
 	defer a.mu.Unlock()
 	a.wrote++
 	meta := a.w.meta(events.CommandIDFor("attempt", string(a.id), strconv.FormatUint(uint64(a.generation), 10), strconv.Itoa(a.wrote)), "")
-	for {
+	for waited := false; ; {
 		evs, err := scan.Decide(a.state, c)
 		if err != nil || len(evs) == 0 {
 			return err
 		}
 		recorded, err := a.w.Store.Append(ctx, a.agg, a.head, meta, evs...)
 		if errors.Is(err, eventstore.ErrConflict) {
-			if err := a.catchUp(ctx); err != nil {
-				return err
+			if err = a.catchUp(ctx); err == nil {
+				continue
 			}
-			continue
 		}
-		if err != nil {
-			if ctx.Err() != nil {
-				return context.Cause(ctx)
+		switch {
+		case err == nil:
+			for _, r := range recorded {
+				a.state, a.head = a.state.Evolve(r), r.Head()
 			}
+			return nil
+		case ctx.Err() != nil:
+			return context.Cause(ctx)
+		case !errors.Is(err, eventstore.ErrUnavailable), errors.Is(err, eventstore.ErrFull):
 			return err
 		}
-		for _, r := range recorded {
-			a.state, a.head = a.state.Evolve(r), r.Head()
+		// What was worked for is kept until the log is back, however long that takes: if the scan was given away meanwhile, the append conflicts.
+		if !waited {
+			a.w.Log.Warn("the event log is away: an attempt waits with its result", "scan_id", a.id, "attempt", a.number, "err", err)
+			waited = true
 		}
-		return nil
+		pause := time.NewTimer(awayPause)
+		select {
+		case <-pause.C:
+		case <-ctx.Done():
+			pause.Stop()
+			return context.Cause(ctx)
+		}
 	}
 }
+
+// awayPause is between two tries of an append that have each had the store's own patience.
+const awayPause = 100 * time.Millisecond
 
 func (a *attempt) refresh(ctx context.Context) error {
 	a.mu.Lock()
@@ -241,9 +279,13 @@ func (a *attempt) snapshot() scan.Scan {
 
 // look reads the scan again and ends the work when it is being cancelled or was taken away. An error means that the log did not answer soon.
 func (a *attempt) look(ctx context.Context) error {
+	if !a.mu.TryLock() {
+		return nil // an append is on its way, and finds out itself
+	}
 	ctx, cancel := context.WithTimeout(ctx, lookEvery)
 	defer cancel()
-	err := a.refresh(ctx)
+	err := a.catchUp(ctx)
+	a.mu.Unlock()
 	if errors.Is(err, eventstore.ErrNewerEvents) {
 		a.stop(err)
 		return nil

@@ -4,8 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
-	"path/filepath"
 	"strconv"
 	"sync"
 	"time"
@@ -36,13 +34,15 @@ var ErrUnrecorded = errors.New("the end of the attempt was not recorded")
 // this process's, and both the launcher and maintenance notice that it is gone.
 func RunOne(ctx context.Context, p Parts, o Options, one One) error {
 	generation := strconv.FormatUint(uint64(one.Generation), 10)
-	// A folder of its own: runners of several attempts may share a machine.
-	o.RuntimeRoot = filepath.Join(o.RuntimeRoot, "run-"+string(one.Scan)+"-"+generation)
 	w, err := New(p, o)
 	if err != nil {
 		return err
 	}
-	defer os.Remove(o.RuntimeRoot) // it is empty, or what it holds was already reported
+	defer func() {
+		if err := w.folder.close(); err != nil {
+			p.Log.Warn("runtime folder not removed", "err", err) // the next start of any process does
+		}
+	}()
 
 	// A request to stop must not come between the join and its answer: joined, the attempt has to be given back.
 	running, stop := context.WithCancelCause(context.WithoutCancel(ctx))

@@ -73,7 +73,11 @@ type Worker struct {
 	opt    Options
 	folder *runtimeFolder
 
+	stopping chan struct{} // closed when Run's context ends
+
 	mu       sync.Mutex              // guards what follows, never held over I/O
+	resting  time.Duration           // how long the last rest was; 0: the files are there
+	until    time.Time               // no claims before it
 	reserved map[events.Seq]bool     // generations that a slot has
 	running  map[events.Seq]*attempt // by generation: a scan that was given away may be taken again before its earlier attempt has stopped
 }
@@ -84,7 +88,7 @@ func New(p Parts, o Options) (*Worker, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Worker{Parts: p, opt: o, folder: folder, reserved: map[events.Seq]bool{}, running: map[events.Seq]*attempt{}}, nil
+	return &Worker{Parts: p, opt: o, folder: folder, stopping: make(chan struct{}), reserved: map[events.Seq]bool{}, running: map[events.Seq]*attempt{}}, nil
 }
 
 // Why an attempt's context ends, beside the log's own reasons.
@@ -115,6 +119,10 @@ func (w *Worker) Run(ctx context.Context) (err error) {
 		w.Log.Info("draining: no more scans are taken", "worker_id", w.Member.ID())
 		stopTaking()
 		<-ctx.Done()
+	}
+	close(w.stopping)
+	if n := len(w.attempts("")); n > 0 {
+		w.Log.Info("stopping: running scans may finish, then they are given back; a second signal ends the process at once", "scans", n, "grace", w.opt.Grace)
 	}
 	idle := make(chan struct{})
 	var waiter sync.WaitGroup
@@ -176,9 +184,16 @@ func (w *Worker) attempts(id events.ScanID) []*attempt {
 
 func (w *Worker) slot(ctx, running context.Context) {
 	for {
+		if !w.rested(ctx) {
+			return
+		}
 		h, err := w.Queue.Next(ctx)
 		if err != nil {
 			return
+		}
+		if w.restsNow() { // another slot has begun it meanwhile
+			w.Queue.Retry(h)
+			continue
 		}
 		if err := w.take(ctx, running, h); err != nil {
 			w.Log.Warn("hint not acted on", "scan_id", h.Scan, "seq", h.Seq, "err", err)
@@ -190,6 +205,53 @@ func (w *Worker) slot(ctx, running context.Context) {
 			}
 			w.Queue.Retry(h)
 		}
+	}
+}
+
+// A worker that does not see the snapshots takes nothing for a while, ever longer: it would take every scan from those that do.
+const (
+	firstRest = 5 * time.Second
+	maxRest   = time.Minute
+)
+
+// rest begins a pause; restored ends what made it necessary.
+func (w *Worker) rest() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if time.Now().Before(w.until) {
+		return // another slot has just found the same
+	}
+	w.resting = min(max(firstRest, 2*w.resting), maxRest)
+	w.until = time.Now().Add(w.resting)
+}
+
+func (w *Worker) restored() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.resting = 0
+}
+
+func (w *Worker) restsNow() bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return time.Now().Before(w.until)
+}
+
+// rested waits for the end of a pause; false means that ctx ended first.
+func (w *Worker) rested(ctx context.Context) bool {
+	w.mu.Lock()
+	left := time.Until(w.until)
+	w.mu.Unlock()
+	if left <= 0 {
+		return ctx.Err() == nil
+	}
+	t := time.NewTimer(left)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return true
+	case <-ctx.Done():
+		return false
 	}
 }
 

@@ -3,6 +3,7 @@ package worker_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"path/filepath"
@@ -345,5 +346,22 @@ func TestAScanWithEventsOfANewerReleaseIsPutDown(t *testing.T) {
 	past, _, err := b.store.Load(t.Context(), agg, events.Head{})
 	if err != nil || len(past) != 4 {
 		t.Errorf("%d events, %v; want nothing after the newer one", len(past), err)
+	}
+}
+
+// A worker that does not see the files gives the scan to those that do, and takes no other for a while.
+func TestAWorkerWithoutTheFilesTakesNoMoreScans(t *testing.T) {
+	t.Parallel()
+	b := start(t, nil, noSource{fmt.Errorf("manifest: %w", files.ErrNotFound)}, time.Minute)
+	b.queue("scan_test_a")
+	if got, want := b.until("scan_test_a", "scan.expired"), "queued claimed expired"; got != want {
+		t.Errorf("events %s, want %s", got, want)
+	}
+	b.queue("scan_test_b")
+	b.stop() // at once, although it rests
+	for _, id := range []events.ScanID{"scan_test_a", "scan_test_b"} {
+		if s := b.do(id, scan.Requeue{}); s.Status != scan.Queued {
+			t.Errorf("%s is %s", id, s.Status)
+		}
 	}
 }
