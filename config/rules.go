@@ -199,7 +199,7 @@ func (l *loader) warnUnlikely() {
 	if !one && l.given("VEGA_NATS_SYNC") {
 		l.warn("VEGA_NATS_SYNC", "has no effect on an external server; set sync_interval there")
 	}
-	if !one && c.ServiceRole == RoleWorker && l.is("VEGA_FILE_STORAGE_BACKEND", "local") && !natsOnLoopback(c.Log.NATSURL.Reveal()) {
+	if !one && c.ServiceRole == RoleWorker && l.is("VEGA_FILE_STORAGE_BACKEND", "local") {
 		l.warn("VEGA_FILE_STORAGE_BACKEND", "local files are seen by a worker only when it shares VEGA_DATA_DIR with the API")
 	}
 	if l.is("VEGA_FILE_STORAGE_BACKEND", "local") && l.is("VEGA_SCAN_WORKER_EXECUTION_MODE", "ecs") {
@@ -221,14 +221,4 @@ func (l *loader) warnUnlikely() {
 	if u, err := url.Parse(c.LLM.ProviderBaseURL); err == nil && u.Scheme == "http" && !isLoopback(u.Hostname()) {
 		l.warn("VEGA_LLM_PROVIDER_BASE_URL", "http:// sends the provider's key and the source in the clear")
 	}
-}
-
-// natsOnLoopback reports whether every server of the list is on this machine.
-func natsOnLoopback(list string) bool {
-	for one := range strings.SplitSeq(list, ",") {
-		if u, err := url.Parse(strings.TrimSpace(one)); err != nil || !isLoopback(u.Hostname()) {
-			return false
-		}
-	}
-	return true
 }

@@ -55,7 +55,13 @@ func (n *node) startMaintenance(life *lifecycle, from events.Seq) error {
 			}
 			bridge := dispatch.NewBridge(n.store, q.client, q.url, n.log)
 			life.part("bridge", bridge.Run)
-			n.checks = append(n.checks, api.Check{Name: "sqs", Run: func(context.Context) error { return bridge.Err() }})
+			n.checks = append(n.checks, api.Check{Name: "sqs", Run: func(ctx context.Context) error {
+				if err := bridge.Err(); err != nil {
+					return err
+				}
+				_, err := dispatch.SQSDepth(ctx, q.client, q.url) // before the first scan is sent, too
+				return err
+			}})
 		}
 		parts.Delivered = q
 	}

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -97,12 +98,14 @@ func (n *node) joinLog(ctx context.Context) error {
 			n.log.Info("waiting for the API process of this machine (VEGA_SCAN_EXECUTION_MODE=external or sqs) and its event log", "folder", n.natsDir(), "err", err)
 		})
 	} else {
-		nc, err = eventstore.ConnectPatiently(ctx, n.cfg.Log.NATSURL.Reveal(), n.cfg.Log.NATSCreds, func(err error) { n.log.Info("waiting for the event log", "err", err) })
+		nc, err = eventstore.ConnectPatiently(ctx, n.cfg.Log.NATSURL.Reveal(), n.cfg.Log.NATSCreds, func(err error) { n.log.Info("waiting for the event log", "url", n.cfg.Log.NATSURL, "err", err) })
 	}
 	if err != nil {
-		return err
+		return n.natsError(err)
 	}
 	n.undo(func() error { nc.Close(); return nil })
+	nc.SetDisconnectErrHandler(func(*nats.Conn, error) { n.log.Warn("connection to the event log lost") })
+	nc.SetReconnectHandler(func(*nats.Conn) { n.log.Info("connection to the event log is back") })
 	return n.whileAway(ctx, func() error {
 		err := n.openStore(ctx, nc)
 		if n.cfg.OneMachine() && errors.Is(err, eventstore.ErrNoStream) {
@@ -110,6 +113,14 @@ func (n *node) joinLog(ctx context.Context) error {
 		}
 		return err
 	})
+}
+
+// natsError names the settings that a connection failed with.
+func (n *node) natsError(err error) error {
+	if n.cfg.OneMachine() {
+		return err
+	}
+	return fmt.Errorf("VEGA_NATS_URL=%s, VEGA_NATS_CREDS=%s: %w", n.cfg.Log.NATSURL, cmp.Or(n.cfg.Log.NATSCreds, "not set"), err)
 }
 
 // whileAway calls f again while the log does not answer it: a process may be started in the middle of an outage.

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -91,7 +92,13 @@ func runOne(ctx context.Context, cfg config.Config, made assembly, one worker.On
 	if err := n.cfg.KeepSecrets(); err != nil {
 		return err
 	}
-	if err := n.joinLog(ctx); err != nil {
+	// Later than this the token is good for nothing.
+	soon, cancel := context.WithTimeoutCause(ctx, scan.TokenLife, fmt.Errorf("the event log was not reached within %s (VEGA_NATS_URL names it)", scan.TokenLife))
+	defer cancel()
+	if err := n.joinLog(soon); err != nil {
+		if soon.Err() != nil {
+			return cmp.Or(context.Cause(soon), err)
+		}
 		return err
 	}
 	if err := n.openFiles(); err != nil {
@@ -109,6 +116,7 @@ func runOne(ctx context.Context, cfg config.Config, made assembly, one worker.On
 	if err != nil {
 		return err
 	}
+	parts.Log = n.log.With("worker_id", member.ID())
 	life := newLifecycle(ctx)
 	defer life.stop()
 	life.part("heartbeat", member.Run) // until the attempt is over, which may be after ctx

@@ -317,7 +317,12 @@ func (j *job) run(ctx context.Context, s *server, p *progress, stdout io.Writer)
 		j.scan = v.ID
 		p.say("scan %s", j.scan)
 	}
+	watch, unwatch := context.WithCancel(ctx)
+	var waiting sync.WaitGroup
+	waiting.Go(func() { tellWaiting(watch, s, j.scan, p) })
 	seq, err := s.follow(ctx, j.scan, p.event)
+	unwatch()
+	waiting.Wait()
 	if err != nil && ctx.Err() == nil {
 		return 0, fmt.Errorf("follow the scan: %w", err)
 	}
@@ -348,6 +353,51 @@ func (j *job) run(ctx context.Context, s *server, p *progress, stdout io.Writer)
 		return 0, err
 	}
 	return verdict(j.flags, v.Coverage, findings), nil
+}
+
+// tellWaiting says why a scan does not begin, until it does or ctx ends.
+func tellWaiting(ctx context.Context, s *server, id string, p *progress) {
+	t := time.NewTicker(2 * time.Second)
+	defer t.Stop()
+	for {
+		select {
+		case <-t.C:
+		case <-ctx.Done():
+			return
+		}
+		var v struct {
+			Status   string
+			Position int `json:"queue_position"`
+		}
+		if s.call(ctx, http.MethodGet, "/scans/"+id, "", nil, &v) != nil {
+			continue // following it says what is wrong
+		}
+		if v.Status != "queued" {
+			return
+		}
+		place := ""
+		if v.Position > 0 {
+			place = fmt.Sprintf(", position %d in the queue", v.Position)
+		}
+		var workers struct {
+			Items []struct{ Stale, Draining bool }
+		}
+		if s.call(ctx, http.MethodGet, "/ops/workers", "", nil, &workers) != nil { // for admins alone
+			p.say("waiting for a worker%s", place)
+			continue
+		}
+		able := 0
+		for _, w := range workers.Items {
+			if !w.Stale && !w.Draining {
+				able++
+			}
+		}
+		if able == 0 {
+			p.say("waiting%s: no worker takes scans; start one with VEGA_SERVICE_ROLE=worker vega", place)
+		} else {
+			p.say("waiting for one of %d workers%s", able, place)
+		}
+	}
 }
 
 // repositoryFor finds or makes the repository of a folder: the same folder on the same server is always the same one.

@@ -22,11 +22,12 @@ func serve(ctx context.Context, cfg config.Config, made assembly, stdout, stderr
 		return err
 	}
 	log := newLogger(cfg, stderr)
+	stop := context.AfterFunc(ctx, func() { log.Info("asked to stop; a second signal ends the process at once") })
+	defer stop()
+	defer log.Info("stopped")
 	switch cfg.ServiceRole {
 	case config.RoleWorker:
-		return serveWorker(ctx, cfg, made, log, func() {
-			log.Info("ready", "version", buildVersion(), "slots", cfg.Worker.Slots, "mode", cfg.Dispatch.Mode)
-		})
+		return serveWorker(ctx, cfg, made, log)
 	case config.RoleMaintenance:
 		return serveMaintenance(ctx, cfg, log, func() { log.Info("ready", "version", buildVersion(), "mode", cfg.Dispatch.Mode) })
 	default:

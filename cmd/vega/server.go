@@ -5,9 +5,11 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"maps"
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"time"
 
@@ -102,7 +104,7 @@ func (n *apiNode) run(ctx context.Context, l net.Listener, ready func()) (err er
 	if n.cfg.Dispatch.Mode == dispatch.ModeThread {
 		queue := dispatch.NewLocal(n.store)
 		life.part("queue", func(ctx context.Context) error { return queue.Run(ctx, n.from) })
-		if leave, err = n.startCrew(life, queue); err != nil {
+		if _, leave, err = n.startCrew(life, queue); err != nil {
 			return err
 		}
 	} else if err := n.whileAway(life.front, func() error { return dispatch.Ensure(life.front, n.store, n.cfg.Dispatch.Mode, n.from) }); err != nil {
@@ -190,11 +192,22 @@ func (n *apiNode) workers(ctx context.Context) ([]api.Worker, error) {
 	if err != nil {
 		return nil, err
 	}
+	// An entry outlives its worker; whether it is still there is asked of the worker itself.
+	ctx, cancel := context.WithTimeout(ctx, 500*time.Millisecond)
+	defer cancel()
 	out := make([]api.Worker, len(alive))
+	var asking sync.WaitGroup
 	for i, w := range alive {
-		out[i] = api.Worker{ID: w.ID, Host: w.Host, Version: w.Version, Slots: w.Slots, Scans: w.Scans, Beat: w.Beat,
-			Stale: time.Since(w.Beat) > n.cfg.Fleet.HeartbeatTTL, Draining: w.Draining}
+		asking.Go(func() {
+			pong, err := fleet.Ping(ctx, n.store, w.ID)
+			if err == nil {
+				w.Scans = slices.Sorted(maps.Keys(pong.Held))
+			}
+			out[i] = api.Worker{ID: w.ID, Host: w.Host, Version: w.Version, Slots: w.Slots, Mode: w.Mode, Scans: w.Scans, Beat: w.Beat,
+				Stale: errors.Is(err, fleet.ErrGone) || time.Since(w.Beat) > n.cfg.Fleet.HeartbeatTTL, Draining: w.Draining}
+		})
 	}
+	asking.Wait()
 	return out, nil
 }
 

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	awsconfig "github.com/aws/aws-sdk-go-v2/config"
+	"github.com/aws/smithy-go/logging"
 
 	"vega/config"
 	"vega/events"
@@ -19,7 +20,7 @@ import (
 )
 
 // serveWorker runs scans that other processes queued, until ctx ends. Any number of these may run, on any machines that reach the log and the files.
-func serveWorker(ctx context.Context, cfg config.Config, made assembly, log *slog.Logger, ready func()) (err error) {
+func serveWorker(ctx context.Context, cfg config.Config, made assembly, log *slog.Logger) (err error) {
 	n := &node{cfg: cfg, log: log, made: made}
 	defer func() {
 		err = errors.Join(err, n.close())
@@ -42,49 +43,50 @@ func serveWorker(ctx context.Context, cfg config.Config, made assembly, log *slo
 	if err != nil {
 		return err
 	}
-	leave, err := n.startCrew(life, queue)
+	me, leave, err := n.startCrew(life, queue)
 	if err != nil {
 		return err
 	}
-	ready()
+	me.Info("ready", "version", buildVersion(), "slots", cfg.Worker.Slots, "mode", cfg.Dispatch.Mode)
 	return life.wait(leave)
 }
 
-// startCrew joins the fleet and runs a worker that takes its hints from q; scans run here or as ECS tasks. What it returns takes the process out of the
-// fleet again.
-func (n *node) startCrew(life *lifecycle, q worker.Queue) (leave func(context.Context) error, err error) {
+// startCrew joins the fleet and runs a worker that takes its hints from q; scans run here or as ECS tasks. It returns the worker's
+// own log, and what takes the process out of the fleet again.
+func (n *node) startCrew(life *lifecycle, q worker.Queue) (log *slog.Logger, leave func(context.Context) error, err error) {
 	var member *fleet.Member
 	err = n.whileAway(life.front, func() error {
 		member, err = n.joinFleet(life.front, n.cfg.Worker.Slots)
 		return err
 	})
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
+	log = n.log.With("worker_id", member.ID())
 	life.part("heartbeat", member.Run)
 	parts, err := n.workerParts(member)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	parts.Queue = q
+	parts.Queue, parts.Log = q, log
 	if n.cfg.Worker.RunMode == worker.RunECS {
-		aws, err := awsconfig.LoadDefaultConfig(life.front)
+		aws, err := awsconfig.LoadDefaultConfig(life.front, awsconfig.WithLogger(logging.Nop{}))
 		if err != nil {
-			return nil, fmt.Errorf("configuration of the AWS SDK: %w", err)
+			return nil, nil, fmt.Errorf("configuration of the AWS SDK: %w", err)
 		}
 		if aws.Region == "" {
-			return nil, errors.New("VEGA_SCAN_WORKER_EXECUTION_MODE=ecs: no AWS region is known; set AWS_REGION")
+			return nil, nil, errors.New("VEGA_SCAN_WORKER_EXECUTION_MODE=ecs: no AWS region is known; set AWS_REGION")
 		}
-		launcher := worker.NewLauncher(worker.LaunchParts{Store: n.store, Member: member, AWS: aws, Log: n.log}, n.cfg.Worker.ECS, n.made.launch)
+		launcher := worker.NewLauncher(worker.LaunchParts{Store: n.store, Member: member, AWS: aws, Log: log}, n.cfg.Worker.ECS, n.made.launch)
 		life.part("launcher", launcher.Run)
 		parts.Tasks = launcher
 	}
 	w, err := worker.New(parts, n.workerOptions())
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	life.serve(w.Run)
-	return n.leaving(member), nil
+	return log, n.leaving(member), nil
 }
 
 // leaving takes a process out of the fleet. Should the log be away its entry expires by itself, so that is no failure.
@@ -93,7 +95,7 @@ func (n *node) leaving(m *fleet.Member) func(context.Context) error {
 		ctx, cancel := context.WithTimeout(ctx, leaveTime)
 		defer cancel()
 		if err := m.Leave(ctx); err != nil {
-			n.log.Warn("heartbeat entry not removed", "worker_id", m.ID(), "err", err)
+			n.log.Warn("heartbeat entry not removed", "err", err)
 		}
 		return nil
 	}
@@ -104,7 +106,7 @@ const leaveTime = 2 * time.Second
 
 // joinFleet makes this process known under an id of its own, new at every start.
 func (n *node) joinFleet(ctx context.Context, slots int) (*fleet.Member, error) {
-	me := fleet.Worker{ID: events.NewWorkerID(n.cfg.Region), Host: hostname(), Version: buildVersion(), Slots: slots, StartedAt: time.Now().UTC()}
+	me := fleet.Worker{ID: events.NewWorkerID(n.cfg.Region), Host: hostname(), Version: buildVersion(), Slots: slots, Mode: string(n.cfg.Dispatch.Mode), StartedAt: time.Now().UTC()}
 	return fleet.Join(ctx, n.store, me, n.cfg.Fleet.HeartbeatTTL, n.log)
 }
 

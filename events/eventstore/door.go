@@ -102,6 +102,9 @@ func ConnectLocal(ctx context.Context, dir string, waiting func(error), o ...nat
 func ConnectPatiently(ctx context.Context, url, creds string, waiting func(error), o ...nats.Option) (*nats.Conn, error) {
 	return patiently(ctx, waiting, func() (*nats.Conn, error) { return Connect(url, creds, o...) }, func(err error) bool {
 		_, network := errors.AsType[net.Error](err)
+		if _, file := errors.AsType[*fs.PathError](err); file {
+			return false
+		}
 		return network || errors.Is(err, nats.ErrNoServers) || errors.Is(err, nats.ErrTimeout) || errors.Is(err, io.EOF)
 	})
 }

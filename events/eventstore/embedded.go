@@ -86,6 +86,9 @@ func (e *Embedded) Stop() {
 func Connect(url, creds string, o ...nats.Option) (*nats.Conn, error) {
 	opts := connectOptions()
 	if creds != "" {
+		if _, err := os.Stat(creds); err != nil { // the client would only say that no server takes it
+			return nil, fmt.Errorf("credentials file: %w", err)
+		}
 		opts = append(opts, nats.UserCredentials(creds))
 	}
 	nc, err := nats.Connect(url, append(opts, o...)...)

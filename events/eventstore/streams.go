@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
 	"vega/events"
@@ -136,6 +137,9 @@ func assertStreams(ctx context.Context, js jetstream.JetStream, r events.Region)
 	st, err := js.Stream(ctx, StreamName(r))
 	if errors.Is(err, jetstream.ErrStreamNotFound) {
 		return fmt.Errorf("%w: stream %s does not exist: run 'vega setup' with an administrator's credentials", ErrNoStream, StreamName(r))
+	}
+	if errors.Is(err, nats.ErrNoResponders) || errors.Is(err, jetstream.ErrJetStreamNotEnabled) {
+		return fmt.Errorf("%w: look at stream %s: nobody answers for JetStream: the server has it off, or its cluster has no leader", ErrUnavailable, StreamName(r))
 	}
 	if err != nil {
 		return fmt.Errorf("%w: look at stream %s: %w", ErrUnavailable, StreamName(r), err)

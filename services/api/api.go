@@ -89,6 +89,7 @@ type Worker struct {
 	Host     string
 	Version  string
 	Slots    int
+	Mode     string // the queue it takes scans from
 	Scans    []events.ScanID
 	Beat     time.Time
 	Stale    bool // it has been silent for too long

@@ -20,6 +20,7 @@ type workerBody struct {
 	Host     string          `json:"host"`
 	Version  string          `json:"version"`
 	Slots    int             `json:"slots"`
+	Mode     string          `json:"mode,omitempty" doc:"The queue it takes scans from; scans wait for ever when nobody takes them from the one that ops/queue names"`
 	Scans    []events.ScanID `json:"scans"`
 	Beat     *time.Time      `json:"last_heartbeat_at"`
 	Stale    bool            `json:"stale"`
@@ -32,7 +33,7 @@ func (s *Server) listWorkers(ctx context.Context, _ *nothing) (*many[workerBody]
 		return nil, err
 	}
 	return list(rows, "", func(w Worker) workerBody {
-		b := workerBody{w.ID, w.Host, w.Version, w.Slots, w.Scans, when(w.Beat), w.Stale, w.Draining}
+		b := workerBody{w.ID, w.Host, w.Version, w.Slots, w.Mode, w.Scans, when(w.Beat), w.Stale, w.Draining}
 		if b.Scans == nil {
 			b.Scans = []events.ScanID{}
 		}

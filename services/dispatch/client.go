@@ -12,6 +12,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/config"
 	"github.com/aws/aws-sdk-go-v2/service/sqs"
 	"github.com/aws/aws-sdk-go-v2/service/sqs/types"
+	"github.com/aws/smithy-go/logging"
 )
 
 // NewSQSClient returns a client for the queue at queueURL. Region, endpoint and credentials come from where the SDK looks for them: its own variables,
@@ -23,7 +24,7 @@ func NewSQSClient(ctx context.Context, queueURL string) (*sqs.Client, error) {
 		return nil, fmt.Errorf("SQS queue URL %.100q is not a URL", queueURL)
 	}
 	// The loops here have a back-off of their own, so a request is tried twice and no more.
-	cfg, err := config.LoadDefaultConfig(ctx, config.WithRetryMaxAttempts(2))
+	cfg, err := config.LoadDefaultConfig(ctx, config.WithRetryMaxAttempts(2), config.WithLogger(logging.Nop{})) // its own lines are not ours
 	if err != nil {
 		return nil, fmt.Errorf("configuration of the AWS SDK: %w", err)
 	}

@@ -25,7 +25,8 @@ type Worker struct {
 	Host      string          `json:"host"`
 	Version   string          `json:"version"`
 	Slots     int             `json:"slots"`
-	Scans     []events.ScanID `json:"scans"` // what runs in its slots now
+	Mode      string          `json:"mode,omitempty"` // the queue it takes scans from
+	Scans     []events.ScanID `json:"scans"`          // what runs in its slots now
 	Draining  bool            `json:"draining"`
 	StartedAt time.Time       `json:"started_at"`
 	Beat      time.Time       `json:"last_heartbeat_at"`

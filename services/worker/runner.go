@@ -64,7 +64,7 @@ func RunOne(ctx context.Context, p Parts, o Options, one One) error {
 	}
 	// A crash here: the attempt is owned by a worker that answers no ping. Maintenance or the launcher expires it.
 	head := recorded[len(recorded)-1].Head()
-	p.Log.Info("runner joined", "scan_id", one.Scan, "attempt", s.Attempt, "worker_id", p.Member.ID())
+	p.Log.Info("runner joined", "scan_id", one.Scan, "attempt", s.Attempt)
 	a := &attempt{w: w, agg: agg, id: one.Scan, generation: one.Generation, number: s.Attempt, state: s, head: head}
 	var beside sync.WaitGroup
 	beside.Go(func() { w.lookOut(running) })

@@ -116,13 +116,13 @@ func (w *Worker) Run(ctx context.Context) (err error) {
 	case <-ctx.Done():
 		w.Member.Drain()
 	case <-w.Member.Draining():
-		w.Log.Info("draining: no more scans are taken", "worker_id", w.Member.ID())
+		w.Log.Info("draining: no more scans are taken")
 		stopTaking()
 		<-ctx.Done()
 	}
 	close(w.stopping)
 	if n := len(w.attempts("")); n > 0 {
-		w.Log.Info("stopping: running scans may finish, then they are given back; a second signal ends the process at once", "scans", n, "grace", w.opt.Grace)
+		w.Log.Info("running scans may finish, then they are given back", "scans", n, "grace", w.opt.Grace)
 	}
 	idle := make(chan struct{})
 	var waiter sync.WaitGroup
