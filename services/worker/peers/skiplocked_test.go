@@ -83,7 +83,9 @@ func (q *skipLocked) slot(ctx context.Context, worker string) error {
 		if err == nil {
 			_, err = q.pool.Exec(ctx, `update jobs set state = 2, started_at = now() where id = $1 and worker = $2`, id, worker)
 		}
-		q.task.started(name)
+		if err == nil {
+			q.task.started(name)
+		}
 		for i := range q.task.updates {
 			if err == nil {
 				_, err = q.pool.Exec(ctx, `update jobs set step = $3, detail = $4 where id = $1 and worker = $2`, id, worker, i, stageName(i))
