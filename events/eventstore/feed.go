@@ -83,6 +83,8 @@ func (s *Store) FollowFeed(ctx context.Context, id events.ScanID, after events.S
 
 // FeedLast is the sequence of the last line of a scan, 0 when none is kept.
 func (s *Store) FeedLast(ctx context.Context, id events.ScanID) (events.Seq, error) {
+	ctx, cancel := context.WithTimeout(ctx, requestTime)
+	defer cancel()
 	st, err := s.js.Stream(ctx, FeedName(s.region))
 	if err != nil {
 		return 0, fmt.Errorf("%w: %w", ErrUnavailable, err)

@@ -363,6 +363,8 @@ func (s *Store) Whole(ctx context.Context) error {
 
 // Info asks the server where the log stands.
 func (s *Store) Info(ctx context.Context) (LogInfo, error) {
+	ctx, cancel := context.WithTimeout(ctx, requestTime)
+	defer cancel()
 	st, err := s.js.Stream(ctx, s.stream)
 	if err != nil {
 		return LogInfo{}, fmt.Errorf("%w: %w", ErrUnavailable, err)

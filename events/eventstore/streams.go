@@ -117,8 +117,14 @@ func EnsureHeartbeats(ctx context.Context, js jetstream.JetStream, r events.Regi
 	return nil
 }
 
+// requestTime bounds one request to the server, whatever the caller's own bound is: a request that comes during an election is never answered, and asking
+// again is what helps.
+const requestTime = 5 * time.Second
+
 // Bucket opens one of the buckets beside the log. It returns ErrNoStream when Setup never made it, and ErrUnavailable when the server does not answer.
 func (s *Store) Bucket(ctx context.Context, name string) (jetstream.KeyValue, error) {
+	ctx, cancel := context.WithTimeout(ctx, requestTime)
+	defer cancel()
 	kv, err := s.js.KeyValue(ctx, name)
 	if errors.Is(err, jetstream.ErrBucketNotFound) {
 		return nil, fmt.Errorf("%w: bucket %s does not exist", ErrNoStream, name)
@@ -134,6 +140,8 @@ var ErrNoStream = errors.New("the event log is not set up")
 
 // assertStreams checks the settings that the server returns, not those that were asked for.
 func assertStreams(ctx context.Context, js jetstream.JetStream, r events.Region) error {
+	ctx, cancel := context.WithTimeout(ctx, requestTime)
+	defer cancel()
 	st, err := js.Stream(ctx, StreamName(r))
 	if errors.Is(err, jetstream.ErrStreamNotFound) {
 		return fmt.Errorf("%w: stream %s does not exist: run 'vega setup' with an administrator's credentials", ErrNoStream, StreamName(r))
