@@ -69,10 +69,10 @@ func BenchmarkThroughput(b *testing.B) {
 		task task
 		jobs int
 	}{
-		{"every step/kill-safe", task{updates: steps}, 4000},
-		{"every step/power-safe", task{updates: steps, powerSafe: true}, 1200},
-		{"product/kill-safe", task{lines: steps}, 8000},
-		{"product/power-safe", task{lines: steps, powerSafe: true}, 3000},
+		{"every step/kill-safe", task{updates: steps}, 3000},
+		{"every step/power-safe", task{updates: steps, powerSafe: true}, 800},
+		{"product/kill-safe", task{lines: steps}, 5000},
+		{"product/power-safe", task{lines: steps, powerSafe: true}, 2000},
 	} {
 		b.Run(c.name, func(b *testing.B) {
 			c.task.started = func(string) {}
