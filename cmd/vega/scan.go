@@ -262,9 +262,13 @@ func startInside(ctx context.Context, n *apiNode, data string) (*server, error) 
 
 // useStateFolder keeps the command line's state in the user's state folder, unless the configuration names a folder.
 func useStateFolder(cfg *config.Config) error {
+	derived := false
 	for v := range cfg.Values() {
-		if v.Name == "VEGA_DATA_DIR" && v.Origin != config.OriginDefault {
+		switch {
+		case v.Name == "VEGA_DATA_DIR" && v.Origin != config.OriginDefault:
 			return nil
+		case v.Name == "VEGA_V16_RUNTIME_ROOT":
+			derived = v.Origin == config.OriginDerived
 		}
 	}
 	state := os.Getenv("XDG_STATE_HOME")
@@ -276,6 +280,9 @@ func useStateFolder(cfg *config.Config) error {
 		state = filepath.Join(home, ".local", "state")
 	}
 	cfg.DataDir = filepath.Join(state, "vega")
+	if derived {
+		cfg.Engine.RuntimeRoot = filepath.Join(cfg.DataDir, "v16")
+	}
 	return nil
 }
 

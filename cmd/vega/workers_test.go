@@ -404,3 +404,16 @@ func TestAResultIsKeptWhileTheLogIsAway(t *testing.T) {
 		t.Errorf("history %s, want %s", got, want)
 	}
 }
+
+// A scan without a server keeps everything in the state folder, its working files too.
+func TestAScanLeavesNothingWhereItWasStarted(t *testing.T) {
+	t.Parallel()
+	home := t.TempDir()
+	if _, errs, code := vega(t, home, nil, "scan", "--quiet", tree(t, leaky())); code != exitFindings {
+		t.Fatalf("exit %d: %s", code, errs)
+	}
+	left, err := os.ReadDir(home)
+	if err != nil || len(left) != 1 || left[0].Name() != ".local" {
+		t.Errorf("the folder holds %v, %v; want the state folder alone", left, err)
+	}
+}
