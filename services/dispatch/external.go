@@ -212,9 +212,7 @@ func (x *External) watchConnection(ctx context.Context) {
 // listen hears every ready event that is stored from now on. The consumer recreates itself; when it gives up it is made again.
 func (x *External) listen(ctx context.Context) {
 	cfg := jetstream.OrderedConsumerConfig{DeliverPolicy: jetstream.DeliverNewPolicy, HeadersOnly: true, InactiveThreshold: 30 * time.Second}
-	for _, p := range events.Priorities() {
-		cfg.FilterSubjects = append(cfg.FilterSubjects, events.ReadyFilter(x.store.Region(), p))
-	}
+	cfg.FilterSubjects = []string{events.AnyReadyFilter(x.store.Region())}
 	heard := func(m jetstream.Msg) { x.ringFor(m.Subject()) }
 	pause := time.NewTimer(0)
 	defer pause.Stop()

@@ -39,12 +39,8 @@ func NewLocal(store *eventstore.Store) *Local {
 
 // Run follows the ready events after a sequence, which must lie before the oldest scan that is not over, until ctx ends.
 func (l *Local) Run(ctx context.Context, after events.Seq) error {
-	var filters []string
-	for _, p := range events.Priorities() {
-		filters = append(filters, events.ReadyFilter(l.store.Region(), p))
-	}
 	for ; ctx.Err() == nil; pause(ctx, 100*time.Millisecond) {
-		for r, err := range l.store.Follow(ctx, after, filters...) {
+		for r, err := range l.store.Follow(ctx, after, events.AnyReadyFilter(l.store.Region())) {
 			if bad, ok := errors.AsType[*eventstore.UnreadableError](err); ok {
 				after = bad.Event.Seq // nobody could claim that scan either
 				continue
