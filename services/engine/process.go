@@ -35,15 +35,17 @@ func RunProcess(ctx context.Context, c *exec.Cmd, folder string) error {
 	mark := markVariable + "=" + folder + ":" + rand.Text()
 	c.Env = append(c.Environ(), mark)
 	ownGroup(c)
-	started, ended := make(chan error, 1), make(chan error, 1)
-	go func() { // ends with the command
+	started, ended := make(chan error, 1), make(chan struct{})
+	var how error // written before ended is closed
+	go func() {   // ends with the command
 		// The kernel ties the command's life to the thread that started it, so that thread stays until the command has ended.
 		runtime.LockOSThread()
 		defer runtime.UnlockOSThread()
 		err := c.Start()
 		started <- err
 		if err == nil {
-			ended <- c.Wait()
+			how = c.Wait()
+			close(ended)
 		}
 	}()
 	if err := <-started; err != nil {
@@ -52,18 +54,19 @@ func RunProcess(ctx context.Context, c *exec.Cmd, folder string) error {
 	group := c.Process.Pid
 	var err error
 	select {
-	case err = <-ended:
+	case <-ended:
+		err = how
 	case <-ctx.Done():
 		// Interrupted it may end its own children in order; killed it cannot.
 		_ = syscall.Kill(-group, syscall.SIGINT) // already gone is what we want
 		patience := time.NewTimer(interruptTime)
 		defer patience.Stop()
 		select {
-		case _ = <-ended: //nolint:staticcheck // how it ended after we ended it says nothing
+		case <-ended:
 		case <-patience.C:
 			_ = syscall.Kill(-group, syscall.SIGKILL)
 			select {
-			case _ = <-ended: //nolint:staticcheck // nor here
+			case <-ended:
 			case <-time.After(killTime): // it holds a pipe open, or the kernel does not let go of it
 			}
 		}

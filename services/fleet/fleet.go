@@ -195,7 +195,7 @@ func (m *Member) Leave(ctx context.Context) error {
 	for _, sub := range m.subs {
 		err = errors.Join(err, sub.Unsubscribe())
 	}
-	kv, kerr := m.store.JetStream().KeyValue(ctx, eventstore.HeartbeatBucket)
+	kv, kerr := m.store.Bucket(ctx, eventstore.HeartbeatBucket)
 	if kerr == nil {
 		kerr = kv.Purge(ctx, string(m.self.ID), jetstream.PurgeTTL(time.Minute))
 	}

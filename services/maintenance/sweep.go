@@ -120,7 +120,7 @@ func (m *Maintenance) sweepIngestions(ctx context.Context, now time.Time) error 
 
 // leased says that the process that takes an upload in is alive: the API keeps this entry while it does.
 func (m *Maintenance) leased(ctx context.Context, upload string) (bool, error) {
-	kv, err := m.Store.JetStream().KeyValue(ctx, eventstore.ExpiringBucket)
+	kv, err := m.Store.Bucket(ctx, eventstore.ExpiringBucket)
 	if err != nil {
 		return false, err
 	}
