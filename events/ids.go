@@ -15,6 +15,7 @@ type (
 	ProjectID    string
 	RepositoryID string
 	FindingID    string // stable over scans: derived from the repository and the fingerprint
+	APIKeyID     string // no secret
 	UserID       string // opaque: never an address, never a name
 	WorkerID     string // new at every start of a worker process
 	Region       string // [a-z0-9-], 1 to 32 bytes
@@ -71,6 +72,14 @@ func FindingIDFor(r Region, repo RepositoryID, f Fingerprint) FindingID {
 // UserIDFor returns the opaque id of the subject that an identity provider vouches for.
 func UserIDFor(issuer, subject string) UserID {
 	return UserID("user_" + digest26(issuer, subject))
+}
+
+// NewAPIKeyID returns a random API key id whose home is r.
+func NewAPIKeyID(r Region) APIKeyID { return APIKeyID(newID("key", r)) }
+
+// APIKeyIDFor returns the API key id that belongs to a user's idempotency key.
+func APIKeyIDFor(r Region, user UserID, key string) APIKeyID {
+	return APIKeyID(derivedID("key", r, string(user), key))
 }
 
 // NewWorkerID returns the id of a worker process that is starting now.

@@ -35,6 +35,8 @@ var kinds = []kindRow{
 	row[ScanCancelled]("scan.cancelled", 1),
 	row[Slots]("slots.taken", 1),
 	row[FindingTriaged]("finding.triaged", 1),
+	row[APIKeyCreated]("api_key.created", 1),
+	row[APIKeyRevoked]("api_key.revoked", 1),
 	row[ProjectCreated]("project.created", 1),
 	row[ProjectRenamed]("project.renamed", 1),
 	row[MemberSet]("project.member_set", 1),

@@ -14,12 +14,13 @@ const (
 	FindingAggregate    AggregateKind = "finding"
 	ProjectAggregate    AggregateKind = "project"
 	RepositoryAggregate AggregateKind = "repository"
+	APIKeyAggregate     AggregateKind = "api_key"
 )
 
 // AggregateKinds lists them. The event stream's subjects are exactly these: never "vega.<region>.>", because a stream
 // answers, and stores, any request that is published inside its subjects.
 func AggregateKinds() []AggregateKind {
-	return []AggregateKind{ScanAggregate, SlotsAggregate, FindingAggregate, ProjectAggregate, RepositoryAggregate}
+	return []AggregateKind{ScanAggregate, SlotsAggregate, FindingAggregate, ProjectAggregate, RepositoryAggregate, APIKeyAggregate}
 }
 
 // Aggregate names one consistency boundary: all its events are ordered and versioned together.
@@ -37,6 +38,7 @@ func ProjectOf(r Region, id ProjectID) Aggregate { return Aggregate{r, ProjectAg
 func RepositoryOf(r Region, id RepositoryID) Aggregate {
 	return Aggregate{r, RepositoryAggregate, string(id)}
 }
+func APIKeyOf(r Region, id APIKeyID) Aggregate { return Aggregate{r, APIKeyAggregate, string(id)} }
 
 // String is "<kind> <id>", for errors and logs.
 func (a Aggregate) String() string { return string(a.Kind) + " " + a.ID }

@@ -35,7 +35,6 @@ func TestOpenRefusesAStreamThatCouldLoseEvents(t *testing.T) {
 		"no direct reads":                {func(c *jetstream.StreamConfig) { c.AllowDirect = false }, "direct reads are off"},
 		"work queue":                     {func(c *jetstream.StreamConfig) { c.Retention = jetstream.WorkQueuePolicy }, "retention"},
 		"subjects that swallow requests": {func(c *jetstream.StreamConfig) { c.Subjects = []string{"vega.test.>"} }, "subjects"},
-		"a subject is missing":           {func(c *jetstream.StreamConfig) { c.Subjects = c.Subjects[1:] }, "subjects"},
 		"sealed":                         {nil, "sealed"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -70,6 +69,37 @@ func TestOpenRefusesAStreamThatCouldLoseEvents(t *testing.T) {
 				t.Error("Setup accepted the stream")
 			}
 		})
+	}
+}
+
+// A stream of an earlier release lacks the aggregates that came later; one of a later release has more.
+func TestSetupAddsTheSubjectsOfNewAggregates(t *testing.T) {
+	t.Parallel()
+	s := natstest.Open(t)
+	js, name := s.JetStream(), eventstore.StreamName(natstest.Region)
+	st, err := js.Stream(t.Context(), name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cfg := st.CachedInfo().Config
+	all := cfg.Subjects
+	cfg.Subjects = append([]string{"vega.test.later.>"}, all[1:]...)
+	if _, err := js.UpdateStream(t.Context(), cfg); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := eventstore.Open(t.Context(), s.Conn(), eventstore.Options{Region: natstest.Region}); err == nil || !strings.Contains(err.Error(), all[0]+": 'vega setup' adds it") {
+		t.Errorf("Open without %s = %v, want an error that says how to add it", all[0], err)
+	}
+	if err := eventstore.Setup(t.Context(), js, natstest.Region, 1); err != nil {
+		t.Fatal(err)
+	}
+	again, err := eventstore.Open(t.Context(), s.Conn(), eventstore.Options{Region: natstest.Region})
+	if err != nil {
+		t.Fatal(err)
+	}
+	again.Close()
+	if st, err = js.Stream(t.Context(), name); err != nil || len(st.CachedInfo().Config.Subjects) != len(all)+1 {
+		t.Errorf("subjects are %v, %v; want %v and the later one", st.CachedInfo().Config.Subjects, err, all)
 	}
 }
 
