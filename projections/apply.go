@@ -22,6 +22,8 @@ type Tx interface {
 	PutScan(Scan) error
 	PutFinding(Finding) error
 	PutTriage(Triage) error
+	APIKey(events.APIKeyID) (APIKey, bool, error)
+	PutAPIKey(APIKey) error
 	Parked(aggregate string) (Parked, bool, error)
 	PutParked(Parked) error
 }
@@ -44,6 +46,8 @@ func Apply(tx Tx, r events.Recorded) error {
 			Triage:  events.Triage{State: e.State, Reason: e.Reason, Note: e.Note, Actor: r.Actor, At: r.At},
 			Finding: events.FindingID(r.Aggregate.ID), Project: e.Project, Repository: e.Repository, Version: r.Version, Seq: r.Seq,
 		})
+	case events.APIKeyAggregate:
+		return applyAPIKey(tx, r)
 	case events.SlotsAggregate:
 		return nil // read from the log alone
 	default:
@@ -171,4 +175,28 @@ func applyScan(tx Tx, r events.Recorded) error {
 	}
 	s.Version, s.Seq = r.Version, r.Seq
 	return tx.PutScan(s)
+}
+
+func applyAPIKey(tx Tx, r events.Recorded) error {
+	id := events.APIKeyID(r.Aggregate.ID)
+	k, known, err := tx.APIKey(id)
+	if err != nil {
+		return err
+	}
+	switch e := r.Event.(type) {
+	case events.APIKeyCreated:
+		if known {
+			return fmt.Errorf("%s of an API key that exists", r.Kind)
+		}
+		k = APIKey{ID: id, User: e.User, Name: e.Name, Scopes: e.Scopes, Admin: e.Admin, ExpiresAt: e.ExpiresAt, CreatedAt: r.At, Created: r.Seq}
+	case events.APIKeyRevoked:
+		if !known {
+			return fmt.Errorf("%s of an API key that was never created", r.Kind)
+		}
+		k.RevokedAt, k.RevokedBy = r.At, r.Actor
+	default:
+		return fmt.Errorf("%s of an API key", r.Kind)
+	}
+	k.Version, k.Seq = r.Version, r.Seq
+	return tx.PutAPIKey(k)
 }

@@ -44,6 +44,10 @@ type Reader interface {
 	Finding(context.Context, events.FindingID) (FindingView, error)
 	// Rollup sums a project up.
 	Rollup(context.Context, events.ProjectID) (Rollup, error)
+	// APIKey returns one API key, revoked and expired ones too.
+	APIKey(context.Context, events.APIKeyID) (APIKey, error)
+	// APIKeys lists a user's API keys, all users' when user is empty; revoked and expired ones too.
+	APIKeys(ctx context.Context, user events.UserID, p Page) ([]APIKey, Cursor, error)
 	// ParkedAggregates lists what could not be applied.
 	ParkedAggregates(context.Context) ([]Parked, error)
 }

@@ -9,7 +9,7 @@ import (
 )
 
 // Schema is the number of the rows' shape and of what Apply does with events. A model of another number is built anew.
-const Schema = 1
+const Schema = 2
 
 // The rows. They are values: whoever changes one puts a new one, and never writes into a slice or map of an old one. Created is the sequence
 // of the event that made the row and the order of every list, newest first.
@@ -121,6 +121,22 @@ type (
 		Repository events.RepositoryID `json:"repository_id"`
 		Version    events.Version      `json:"version"`
 		Seq        events.Seq          `json:"seq"`
+	}
+
+	// APIKey without what proves it.
+	APIKey struct {
+		ID        events.APIKeyID `json:"id"`
+		User      events.UserID   `json:"user_id"`
+		Name      string          `json:"name"`
+		Scopes    []events.Scope  `json:"scopes"`
+		Admin     bool            `json:"admin,omitempty"`
+		ExpiresAt time.Time       `json:"expires_at"`
+		RevokedAt time.Time       `json:"revoked_at,omitzero"`
+		RevokedBy events.Actor    `json:"revoked_by,omitempty"`
+		CreatedAt time.Time       `json:"created_at"`
+		Version   events.Version  `json:"version"`
+		Created   events.Seq      `json:"created_seq"`
+		Seq       events.Seq      `json:"seq"`
 	}
 
 	// Parked is an aggregate whose event at Seq could not be applied.

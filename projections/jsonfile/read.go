@@ -207,6 +207,23 @@ func (m *Model) Rollup(_ context.Context, id events.ProjectID) (projections.Roll
 	return out, nil
 }
 
+// APIKey returns one API key, or ErrNotFound.
+func (m *Model) APIKey(_ context.Context, id events.APIKeyID) (projections.APIKey, error) {
+	return one(m, func(s *rowSet) *table[projections.APIKey] { return s.keys }, string(id))
+}
+
+// APIKeys lists API keys, newest first.
+func (m *Model) APIKeys(_ context.Context, user events.UserID, p projections.Page) ([]projections.APIKey, projections.Cursor, error) {
+	m.mu.RLock()
+	defer m.mu.RUnlock()
+	created := func(r *projections.APIKey) events.Seq { return r.Created }
+	all := func(*projections.APIKey) bool { return true }
+	if user == "" {
+		return newest(m.live.rows.keys.order, p, created, all)
+	}
+	return newestIn(m.live.rows.keys.in(string(user)), p, created, all)
+}
+
 // ParkedAggregates lists what could not be applied.
 func (m *Model) ParkedAggregates(context.Context) ([]projections.Parked, error) {
 	m.mu.RLock()

@@ -188,6 +188,7 @@ type rowSet struct {
 	scans        *table[projections.Scan]
 	findings     *table[projections.Finding]
 	triages      *table[projections.Triage]
+	keys         *table[projections.APIKey]
 	parked       *table[projections.Parked]
 
 	open    map[events.ScanID]*projections.Scan // those that are not over
@@ -208,7 +209,9 @@ func newRowSet() *rowSet {
 		findings: newTable("finding", func(r *projections.Finding) string { return string(r.Scan) + "/" + string(r.ID) },
 			func(r *projections.Finding) []string { return []string{string(r.Scan), string(r.ID)} }),
 		triages: newTable("triage", func(r *projections.Triage) string { return string(r.Finding) }, nil),
-		parked:  newTable("parked", func(r *projections.Parked) string { return r.Aggregate }, nil),
+		keys: newTable("api_key", func(r *projections.APIKey) string { return string(r.ID) },
+			func(r *projections.APIKey) []string { return []string{string(r.User)} }),
+		parked: newTable("parked", func(r *projections.Parked) string { return r.Aggregate }, nil),
 	}
 	s.scans.seen = func(r *projections.Scan) {
 		s.waiting.look(r)
@@ -261,6 +264,8 @@ func (s *rowSet) named(name string) anyTable {
 		return s.findings
 	case s.triages.name:
 		return s.triages
+	case s.keys.name:
+		return s.keys
 	case s.parked.name:
 		return s.parked
 	}
@@ -288,7 +293,7 @@ type frozen []frozenTable
 
 // freeze copies where the rows are, not the rows.
 func (s *rowSet) freeze() frozen {
-	return frozen{s.projects.freeze(), s.repositories.freeze(), s.snapshots.freeze(), s.scans.freeze(), s.findings.freeze(), s.triages.freeze(), s.parked.freeze()}
+	return frozen{s.projects.freeze(), s.repositories.freeze(), s.snapshots.freeze(), s.scans.freeze(), s.findings.freeze(), s.triages.freeze(), s.keys.freeze(), s.parked.freeze()}
 }
 
 // each calls f for every table, always in the same order.

@@ -16,6 +16,7 @@ type tx struct {
 	scans        staged[projections.Scan]
 	findings     staged[projections.Finding]
 	triages      staged[projections.Triage]
+	keys         staged[projections.APIKey]
 	parked       staged[projections.Parked]
 }
 
@@ -27,7 +28,7 @@ type staged[R any] struct {
 }
 
 func newTx(s *rowSet, at events.Seq) *tx {
-	return &tx{at, stage(s.projects), stage(s.repositories), stage(s.snapshots), stage(s.scans), stage(s.findings), stage(s.triages), stage(s.parked)}
+	return &tx{at, stage(s.projects), stage(s.repositories), stage(s.snapshots), stage(s.scans), stage(s.findings), stage(s.triages), stage(s.keys), stage(s.parked)}
 }
 
 func stage[R any](t *table[R]) staged[R] { return staged[R]{table: t, rows: map[string]*R{}} }
@@ -69,7 +70,7 @@ func (s *staged[R]) commit() {
 
 func (t *tx) write(enc *json.Encoder) error {
 	for _, f := range []func(*json.Encoder) error{
-		t.projects.write, t.repositories.write, t.snapshots.write, t.scans.write, t.findings.write, t.triages.write, t.parked.write,
+		t.projects.write, t.repositories.write, t.snapshots.write, t.scans.write, t.findings.write, t.triages.write, t.keys.write, t.parked.write,
 	} {
 		if err := f(enc); err != nil {
 			return err
@@ -85,6 +86,7 @@ func (t *tx) commit() {
 	t.scans.commit()
 	t.findings.commit()
 	t.triages.commit()
+	t.keys.commit()
 	t.parked.commit()
 }
 
@@ -109,6 +111,10 @@ func (t *tx) Scan(id events.ScanID) (projections.Scan, bool, error) {
 func (t *tx) PutScan(r projections.Scan) error       { return t.scans.put(r) }
 func (t *tx) PutFinding(r projections.Finding) error { return t.findings.put(r) }
 func (t *tx) PutTriage(r projections.Triage) error   { return t.triages.put(r) }
+func (t *tx) APIKey(id events.APIKeyID) (projections.APIKey, bool, error) {
+	return t.keys.get(string(id))
+}
+func (t *tx) PutAPIKey(r projections.APIKey) error { return t.keys.put(r) }
 func (t *tx) Parked(a string) (projections.Parked, bool, error) {
 	return t.parked.get(a)
 }

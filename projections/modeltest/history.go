@@ -84,14 +84,16 @@ func project(n int) events.ProjectID { return events.ProjectID(fmt.Sprintf("proj
 func repository(n int) events.RepositoryID {
 	return events.RepositoryID(fmt.Sprintf("repo_test_%d", n))
 }
-func scanID(n int) events.ScanID { return events.ScanID(fmt.Sprintf("scan_test_%d", n)) }
-func user(n int) events.UserID   { return events.UserID(fmt.Sprintf("user_%d", n)) }
+func keyID(n int) events.APIKeyID { return events.APIKeyID(fmt.Sprintf("key_test_%d", n)) }
+func scanID(n int) events.ScanID  { return events.ScanID(fmt.Sprintf("scan_test_%d", n)) }
+func user(n int) events.UserID    { return events.UserID(fmt.Sprintf("user_%d", n)) }
 func snapshot(n int) events.SnapshotID {
 	return events.SnapshotID(fmt.Sprintf("sha256:%064x", n))
 }
 
 func ofProject(n int) events.Aggregate    { return events.ProjectOf(natstest.Region, project(n)) }
 func ofRepository(n int) events.Aggregate { return events.RepositoryOf(natstest.Region, repository(n)) }
+func ofKey(n int) events.Aggregate        { return events.APIKeyOf(natstest.Region, keyID(n)) }
 func ofScan(n int) events.Aggregate       { return events.ScanOf(natstest.Region, scanID(n)) }
 
 // Typical returns the history of a busy service: one project with ten repositories, and n scans of eleven events each (slots, queued, claimed, started,

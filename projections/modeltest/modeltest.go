@@ -227,6 +227,17 @@ func Answers(t *testing.T, m projections.Reader) []byte {
 			add(fmt.Sprintf("finding %d of repository %d", n, repo), v, err)
 		}
 	}
+	for n := range 5 {
+		k, err := m.APIKey(ctx, keyID(n))
+		add(fmt.Sprintf("API key %d", n), k, err)
+	}
+	for _, u := range everyone {
+		for _, limit := range []int{0, 1, 2} {
+			list(add, fmt.Sprintf("API keys of %q by %d", u, limit), limit, func(p projections.Page) ([]projections.APIKey, projections.Cursor, error) {
+				return m.APIKeys(ctx, u, p)
+			}, func(k projections.APIKey) any { return k.ID })
+		}
+	}
 	parked, err := m.ParkedAggregates(ctx)
 	add("parked", parked, err)
 	return out.Bytes()

@@ -125,6 +125,13 @@ func Story(tb testing.TB) *History {
 	h.triage(1, 5, events.TriageDismissed, events.TriageOpen, "", "not accepted after all")
 	h.triage(4, 2, events.TriageOpen, events.TriageDismissed, events.WillNotFix, "")
 	h.Add(ofProject(3), u1, events.ProjectDeleted{})
+
+	// API keys: two of one user, one of them revoked, and another user's.
+	later := time.Date(2027, 1, 2, 3, 4, 5, 6, time.UTC)
+	h.Add(ofKey(1), u1, events.APIKeyCreated{User: user(1), Name: "CI", Secret: events.DigestOf([]byte("1")), Scopes: []events.Scope{events.ScopeRead, events.ScopeScan}, ExpiresAt: later})
+	h.Add(ofKey(2), u2, events.APIKeyCreated{User: user(2), Name: "bot \u202e", Secret: events.DigestOf([]byte("2")), Scopes: []events.Scope{events.ScopeAdmin}, Admin: true, ExpiresAt: later})
+	h.Add(ofKey(3), u1, events.APIKeyCreated{User: user(1), Name: "old", Secret: events.DigestOf([]byte("3")), Scopes: []events.Scope{events.ScopeTriage}, ExpiresAt: later.Add(-time.Hour)})
+	h.Add(ofKey(1), u2, events.APIKeyRevoked{})
 	return h
 }
 

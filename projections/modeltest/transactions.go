@@ -93,7 +93,7 @@ func badCursors(t *testing.T, m projections.Model) {
 		for name, err := range map[string]error{
 			"Projects": last(m.Projects(ctx, projections.ProjectFilter{}, p)), "Repositories": last(m.Repositories(ctx, project(1), p)),
 			"Snapshots": last(m.Snapshots(ctx, repository(1), p)), "Scans": last(m.Scans(ctx, projections.ScanFilter{}, p)),
-			"Findings": last(m.Findings(ctx, projections.FindingFilter{}, p)),
+			"Findings": last(m.Findings(ctx, projections.FindingFilter{}, p)), "APIKeys": last(m.APIKeys(ctx, user(1), p)),
 		} {
 			if !errors.Is(err, projections.ErrBadCursor) {
 				t.Errorf("%s after %.20q = %v, want ErrBadCursor", name, c, err)
