@@ -3,6 +3,7 @@ package jsonfile_test
 import (
 	"bytes"
 	"context"
+	"fmt"
 	"sync"
 	"testing"
 
@@ -77,7 +78,7 @@ func TestAModelOfAnotherSchemaStartsFromNothing(t *testing.T) {
 	t.Parallel()
 	for name, content := range map[string]string{
 		"newer schema": `{"schema":99,"edition":1,"generation":1}`,
-		"no edition":   `{"schema":1,"generation":3}`,
+		"no edition":   fmt.Sprintf(`{"schema":%d,"generation":3}`, projections.Schema),
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -109,7 +110,7 @@ func TestDamagedFilesAreRefusedWithWhatToDo(t *testing.T) {
 			write(t, dir+"/edition.1/snapshot.1.jsonl", "{\"checkpoint\":{\"seq\":1}}\n{\"t\":\"dragon\",\"v\":{}}\n")
 		},
 		"snapshot":             func(t *testing.T, dir string) { write(t, dir+"/edition.1/snapshot.1.jsonl", "") },
-		"the snapshot is gone": func(t *testing.T, dir string) { write(t, dir+"/current", `{"schema":1,"edition":1,"generation":2}`) },
+		"the snapshot is gone": func(t *testing.T, dir string) { write(t, dir+"/current", fmt.Sprintf(`{"schema":%d,"edition":1,"generation":2}`, projections.Schema)) },
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
