@@ -12,6 +12,10 @@ type Identity struct {
 	Email   string // empty when the provider does not tell; never logged, never recorded
 	Admin   bool   // sees everything
 	Session string // names the session that can be ended; empty when there is none. It is no secret
+
+	// Key is the API key that the caller showed, and Scopes what it may be used for; both are empty for somebody who signed in.
+	Key    events.APIKeyID
+	Scopes []events.Scope
 }
 
 var (
