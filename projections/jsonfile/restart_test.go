@@ -109,8 +109,10 @@ func TestDamagedFilesAreRefusedWithWhatToDo(t *testing.T) {
 		"a row": func(t *testing.T, dir string) {
 			write(t, dir+"/edition.1/snapshot.1.jsonl", "{\"checkpoint\":{\"seq\":1}}\n{\"t\":\"dragon\",\"v\":{}}\n")
 		},
-		"snapshot":             func(t *testing.T, dir string) { write(t, dir+"/edition.1/snapshot.1.jsonl", "") },
-		"the snapshot is gone": func(t *testing.T, dir string) { write(t, dir+"/current", fmt.Sprintf(`{"schema":%d,"edition":1,"generation":2}`, projections.Schema)) },
+		"snapshot": func(t *testing.T, dir string) { write(t, dir+"/edition.1/snapshot.1.jsonl", "") },
+		"the snapshot is gone": func(t *testing.T, dir string) {
+			write(t, dir+"/current", fmt.Sprintf(`{"schema":%d,"edition":1,"generation":2}`, projections.Schema))
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
