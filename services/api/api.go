@@ -118,6 +118,7 @@ type Server struct {
 	router   chi.Router
 	routes   []route
 	expiring jetstream.KeyValue // what ends by itself and is no fact
+	keys     *auth.Keys
 	metrics  *metrics
 	closing  context.Context // ends when streams have to
 	close    context.CancelFunc
@@ -145,7 +146,7 @@ func New(d Deps) (*Server, error) {
 	if err != nil {
 		return nil, fmt.Errorf("api: %w", err)
 	}
-	s := &Server{Deps: d, log: d.Log, region: d.Store.Region(), expiring: kv, patience: behindPatience, beat: heartbeat}
+	s := &Server{Deps: d, log: d.Log, region: d.Store.Region(), expiring: kv, keys: auth.NewKeys(d.Store, d.Now), patience: behindPatience, beat: heartbeat}
 	s.closing, s.close = context.WithCancel(context.Background())
 	if s.metrics, err = newMetrics(d.Metrics, s); err != nil {
 		return nil, fmt.Errorf("api: %w", err)

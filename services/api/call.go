@@ -64,7 +64,11 @@ func (c *call) command() events.CommandID {
 
 // meta goes with the events of this request.
 func (c *call) meta(now time.Time) events.Meta {
-	return events.Meta{Command: c.command(), Actor: events.ByUser(c.who.User), Cause: c.id, Trace: c.trace, At: now.UTC()}
+	cause := c.id
+	if c.who.Key != "" {
+		cause = string(c.who.Key) + "/" + c.id // the audit tells what a person did from what their key did
+	}
+	return events.Meta{Command: c.command(), Actor: events.ByUser(c.who.User), Cause: cause, Trace: c.trace, At: now.UTC()}
 }
 
 // member is whose memberships narrow lists: nobody's for an admin.

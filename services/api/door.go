@@ -10,6 +10,7 @@ import (
 	"github.com/go-chi/chi/v5"
 
 	"vega/events"
+	"vega/services/auth"
 )
 
 // access is what a route asks of its caller.
@@ -52,8 +53,8 @@ const behindPatience = 5 * time.Second
 
 // enter lets a request in or says why not, and fills in its call: who is calling, and what the path names. What the caller may not see does not
 // exist: wrong ids, other people's things and deleted ones are all the same 404.
-func (s *Server) enter(r *http.Request, a access) error {
-	ctx := r.Context()
+func (s *Server) enter(w http.ResponseWriter, r *http.Request, rt route) error {
+	ctx, a := r.Context(), rt.access
 	c := callOf(ctx)
 	c.route = chi.RouteContext(ctx).RoutePattern()
 	if err := c.readHeaders(r); err != nil {
@@ -62,13 +63,12 @@ func (s *Server) enter(r *http.Request, a access) error {
 	if a == public {
 		return nil
 	}
-	token, ok := bearer(r.Header.Get("Authorization"))
-	if !ok {
-		return &failure{status: http.StatusUnauthorized, code: "unauthenticated", message: "this needs a bearer token", challenge: `Bearer realm="vega"`}
-	}
-	var err error
-	if c.who, err = s.Auth.Verify(ctx, token); err != nil {
+	if err := s.identify(ctx, c, r.Header); err != nil {
 		return err
+	}
+	if rt.scope != "" && !c.who.May(rt.scope) {
+		return &failure{status: http.StatusForbidden, code: "scope_missing", message: "this API key was not made for that",
+			details: map[string]any{"needs": rt.scope, "scopes": c.who.Scopes}}
 	}
 	if a == admin && !c.who.Admin {
 		return fail(http.StatusForbidden, "forbidden", "this is for admins")
@@ -80,6 +80,25 @@ func (s *Server) enter(r *http.Request, a access) error {
 		return nil
 	}
 	return s.find(ctx, c, r.PathValue, a)
+}
+
+// keyHeader may carry an API key instead of Authorization.
+const keyHeader = "X-Api-Key"
+
+// identify finds out who is calling, by an access token or an API key.
+func (s *Server) identify(ctx context.Context, c *call, h http.Header) (err error) {
+	token, ok := bearer(h.Get("Authorization"))
+	if !ok {
+		if token = h.Get(keyHeader); !auth.IsKey(token) {
+			return &failure{status: http.StatusUnauthorized, code: "unauthenticated", message: "this needs a bearer token or an API key", challenge: `Bearer realm="vega"`}
+		}
+	}
+	if auth.IsKey(token) {
+		c.who, err = s.keys.Verify(ctx, token)
+	} else {
+		c.who, err = s.Auth.Verify(ctx, token)
+	}
+	return err
 }
 
 // readHeaders takes what concerns every changing request.

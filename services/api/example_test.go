@@ -30,7 +30,7 @@ func Example() {
 	}
 	// Output:
 	// 200 {"status":"ok","version":"1.2.3","region":"local"}
-	// 401 {"schema_version":1,"error":{"code":"unauthenticated","message":"this needs a bearer token","retryable":false,"details":{}}}
+	// 401 {"schema_version":1,"error":{"code":"unauthenticated","message":"this needs a bearer token or an API key","retryable":false,"details":{}}}
 }
 
 func example() error {

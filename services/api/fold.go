@@ -16,6 +16,7 @@ type fold struct {
 	repository     projections.Repository
 	snapshots      map[events.SnapshotID]projections.Snapshot
 	scan           projections.Scan
+	apiKey         projections.APIKey
 	known          bool
 }
 
@@ -107,4 +108,13 @@ func seqHeader(made []events.Recorded) string {
 		return ""
 	}
 	return seqText(lastSeq(made))
+}
+
+func (f *fold) APIKey(events.APIKeyID) (projections.APIKey, bool, error) {
+	return f.apiKey, f.known, nil
+}
+
+func (f *fold) PutAPIKey(k projections.APIKey) error {
+	f.apiKey, f.known = k, true
+	return nil
 }

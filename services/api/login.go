@@ -74,9 +74,12 @@ type meBody struct {
 	ID    events.UserID `json:"id"`
 	Email string        `json:"email,omitempty"`
 	Admin bool          `json:"admin"`
+
+	APIKey events.APIKeyID `json:"api_key_id,omitempty" doc:"The API key that asks; absent for somebody who signed in"`
+	Scopes []events.Scope  `json:"scopes,omitempty" doc:"What that key may be used for"`
 }
 
 func (s *Server) me(ctx context.Context, _ *nothing) (*plain[meBody], error) {
 	who := callOf(ctx).who
-	return &plain[meBody]{Body: meBody{who.User, who.Email, who.Admin}}, nil
+	return &plain[meBody]{Body: meBody{who.User, who.Email, who.Admin, who.Key, who.Scopes}}, nil
 }

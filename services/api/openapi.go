@@ -14,7 +14,7 @@ const apiVersion = "1"
 
 const apiDescription = `Scans source code for security problems and keeps what it finds.
 
-Sign in with POST auth/login and send the access token as a bearer token.
+Sign in with POST auth/login and send the access token as a bearer token; programs send an API key, as a bearer token or as X-Api-Key.
 
 **Errors** have one shape, ` + "`{\"schema_version\":1,\"error\":{\"code\",\"message\",\"retryable\",\"details\"}}`" + `, or say the same as RFC 9457 to clients
 that accept application/problem+json. What you may not see does not exist: 404.

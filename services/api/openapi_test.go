@@ -6,9 +6,9 @@ import (
 	"testing"
 )
 
-//go:generate go test . -run ^TestOpenAPIIsCommitted$ -update
+//go:generate go test . -run "^(TestOpenAPIIsCommitted|TestScopesOfRoutes)$" -update
 
-var update = flag.Bool("update", false, "write docs/openapi.json")
+var update = flag.Bool("update", false, "write docs/openapi.json and the scopes of routes")
 
 // TestOpenAPIIsCommitted makes every change of the interface a diff that people read.
 func TestOpenAPIIsCommitted(t *testing.T) {

@@ -17,6 +17,8 @@ import (
 	"github.com/danielgtaylor/huma/v2"
 	"github.com/danielgtaylor/huma/v2/adapters/humachi"
 	"github.com/go-chi/chi/v5"
+
+	"vega/events"
 )
 
 // maxBody bounds a JSON body, in bytes.
@@ -27,6 +29,7 @@ type route struct {
 	method string
 	path   string // with the prefix
 	access access
+	scope  events.Scope // what an API key needs; empty: nothing
 }
 
 // build makes router, OpenAPI and middleware, then registers what routes.go lists.
@@ -69,7 +72,10 @@ func (s *Server) humaConfig() huma.Config {
 			Info:    &huma.Info{Title: s.Config.AppName, Version: apiVersion, Description: apiDescription},
 			Components: &huma.Components{
 				Schemas:         huma.NewMapRegistry("#/components/schemas/", schemaName),
-				SecuritySchemes: map[string]*huma.SecurityScheme{"bearer": {Type: "http", Scheme: "bearer", BearerFormat: "JWT"}},
+				SecuritySchemes: map[string]*huma.SecurityScheme{
+					bearerScheme: {Type: "http", Scheme: "bearer", BearerFormat: "JWT", Description: "An access token; an API key does too"},
+					keyScheme:    {Type: "apiKey", In: "header", Name: keyHeader, Description: "An API key. The scopes are what it has to be made for"},
+				},
 			},
 		},
 		Formats:       map[string]huma.Format{"application/json": jsonFormat, "json": jsonFormat},
@@ -94,13 +100,13 @@ type doc func(*huma.Operation)
 
 // on registers a JSON route. pattern is a method and a path below the prefix. The operation's id is the handler's name.
 func on[I, O any](s *Server, a access, pattern string, status int, h func(context.Context, *I) (*O, error), summary string, docs ...doc) {
-	op := s.operation(a, pattern, nameOf(h), summary, docs)
+	rt, op := s.operation(a, pattern, nameOf(h), summary, docs)
 	op.DefaultStatus = status
 	op.MaxBodyBytes = maxBody
 	op.BodyReadTimeout = 30 * time.Second
 	op.Middlewares = huma.Middlewares{func(ctx huma.Context, next func(huma.Context)) {
 		r, w := humachi.Unwrap(ctx)
-		if err := s.enter(r, a); err != nil {
+		if err := s.enter(w, r, rt); err != nil {
 			s.refuse(w, r, err)
 			return
 		}
@@ -125,12 +131,12 @@ func on[I, O any](s *Server, a access, pattern string, status int, h func(contex
 
 // raw registers a route that reads or writes something else than JSON.
 func raw(s *Server, a access, pattern string, h func(http.ResponseWriter, *http.Request) error, summary string, docs ...doc) {
-	op := s.operation(a, pattern, nameOf(h), summary, docs)
+	rt, op := s.operation(a, pattern, nameOf(h), summary, docs)
 	if !op.Hidden {
 		s.api.OpenAPI().AddOperation(&op)
 	}
 	s.router.MethodFunc(op.Method, strings.Replace(op.Path, "{path}", "*", 1), func(w http.ResponseWriter, r *http.Request) {
-		err := s.enter(r, a)
+		err := s.enter(w, r, rt)
 		if err == nil {
 			err = h(w, r)
 		}
@@ -140,7 +146,7 @@ func raw(s *Server, a access, pattern string, h func(http.ResponseWriter, *http.
 	})
 }
 
-func (s *Server) operation(a access, pattern, id, summary string, docs []doc) huma.Operation {
+func (s *Server) operation(a access, pattern, id, summary string, docs []doc) (route, huma.Operation) {
 	method, path, ok := strings.Cut(pattern, " ")
 	if !ok {
 		panic(pattern + ": want a method and a path")
@@ -158,7 +164,7 @@ func (s *Server) operation(a access, pattern, id, summary string, docs []doc) hu
 		op.Parameters = append(op.Parameters, &huma.Param{Name: p, In: "path", Required: true, Schema: &huma.Schema{Type: huma.TypeString}})
 	}
 	if a != public {
-		op.Security = []map[string][]string{{"bearer": {}}}
+		op.Security = []map[string][]string{{bearerScheme: {}}, {keyScheme: {string(scopeFor(a, method))}}}
 		if method == http.MethodGet {
 			op.Parameters = append(op.Parameters, &huma.Param{Name: "at_least", In: "query", Schema: &huma.Schema{Type: huma.TypeInteger, Format: "int64"},
 				Description: "Answer only when the read model has this event (Vega-Sequence of a write); waits up to 5 seconds"})
@@ -167,8 +173,43 @@ func (s *Server) operation(a access, pattern, id, summary string, docs []doc) hu
 	for _, d := range docs {
 		d(&op)
 	}
-	s.routes = append(s.routes, route{method, op.Path, a})
-	return op
+	rt := route{method: method, path: op.Path, access: a}
+	if a != public {
+		if scopes := op.Security[1][keyScheme]; len(scopes) > 0 {
+			rt.scope = events.Scope(scopes[0])
+		}
+	}
+	s.routes = append(s.routes, rt)
+	return rt, op
+}
+
+// The ways to say who is calling, as the OpenAPI names them.
+const (
+	bearerScheme = "bearer"
+	keyScheme    = "api_key"
+)
+
+// scopeFor is what an API key needs for a route that says nothing else.
+func scopeFor(a access, method string) events.Scope {
+	switch {
+	case a == admin, a == owner:
+		return events.ScopeAdmin
+	case a == viewer, method == http.MethodGet:
+		return events.ScopeRead
+	default:
+		return events.ScopeScan
+	}
+}
+
+// needs says which scope a route asks of an API key: one, or none.
+func needs(scopes ...events.Scope) doc {
+	return func(op *huma.Operation) {
+		names := []string{}
+		for _, s := range scopes {
+			names = append(names, string(s))
+		}
+		op.Security[1][keyScheme] = names
+	}
 }
 
 func nameOf(f any) string {

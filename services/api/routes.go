@@ -1,7 +1,9 @@
 package api
 
+import "vega/events"
+
 // register lists every route. The second argument is what the caller must be; for a path that names a thing it is a role in the thing's project,
-// and whoever has none gets the 404 of a thing that does not exist (door.go). Health routes exist at the root too.
+// and whoever has none gets the 404 of a thing that does not exist (door.go). What an API key needs follows from it, except where needs says otherwise. Health routes exist at the root too.
 func (s *Server) register() {
 	on(s, public, "GET /healthz", 200, s.getHealth, "Does the process answer?")
 	on(s, public, "GET /readyz", 200, s.getReady, "Do all its parts work?", described("503 names the parts that do not."))
@@ -10,7 +12,13 @@ func (s *Server) register() {
 	on(s, public, "POST /auth/login", 200, s.login, "Sign in")
 	on(s, public, "POST /auth/refresh", 200, s.refresh, "Exchange a refresh token, which works once, for new tokens")
 	on(s, public, "POST /auth/logout", 204, s.logout, "End the session")
-	on(s, signedIn, "GET /auth/me", 200, s.me, "Who am I?")
+	on(s, signedIn, "GET /auth/me", 200, s.me, "Who am I?", needs())
+
+	on(s, signedIn, "POST /api-keys", 201, s.createAPIKey, "Create an API key; it is shown this once", needs(events.ScopeAdmin), keyed)
+	on(s, signedIn, "GET /api-keys", 200, s.listAPIKeys, "My API keys, newest first", needs(events.ScopeAdmin))
+	on(s, signedIn, "GET /api-keys/{api_key_id}", 200, s.getAPIKey, "An API key, without its secret", needs(events.ScopeAdmin))
+	on(s, signedIn, "GET /api-keys/{api_key_id}/history", 200, s.getAPIKeyHistory, "Every event of an API key, oldest first", needs(events.ScopeAdmin))
+	on(s, signedIn, "DELETE /api-keys/{api_key_id}", 204, s.revokeAPIKey, "Revoke an API key", needs(events.ScopeAdmin), conditional)
 
 	on(s, signedIn, "POST /projects", 201, s.createProject, "Create a project", keyed)
 	on(s, signedIn, "GET /projects", 200, s.listProjects, "My projects, newest first")
@@ -48,7 +56,7 @@ func (s *Server) register() {
 
 	on(s, signedIn, "GET /findings", 200, s.listFindings, "Current findings of all my repositories, worst first")
 	on(s, viewer, "GET /findings/{finding_id}", 200, s.getFinding, "A finding, as the latest scan saw it")
-	on(s, editor, "PATCH /findings/{finding_id}", 200, s.triageFinding, "Decide about a finding", conditional)
+	on(s, editor, "PATCH /findings/{finding_id}", 200, s.triageFinding, "Decide about a finding", needs(events.ScopeTriage), conditional)
 	on(s, viewer, "GET /findings/{finding_id}/history", 200, s.getFindingHistory, "Every decision about a finding, oldest first")
 
 	on(s, admin, "GET /ops/workers", 200, s.listWorkers, "Workers that have a heartbeat")
