@@ -24,6 +24,14 @@ var (
 	ErrBadKey = errors.New("bad object key")
 	// ErrCorrupt means that the bytes read are not the bytes that were promised.
 	ErrCorrupt = errors.New("object does not match its digest")
+	// ErrChanged means that an object was replaced or deleted while it was
+	// read, and that the store could not go on with it as it was.
+	ErrChanged = errors.New("object was replaced or deleted while it was read")
+	// ErrUnavailable means that the store does not answer, or asks for less
+	// haste, also after it was asked again: the request may be repeated later.
+	ErrUnavailable = errors.New("file storage does not answer")
+	// ErrNoBucket means that no bucket is configured for keys of this kind.
+	ErrNoBucket = errors.New("no bucket is configured")
 )
 
 // Object describes one stored object.
@@ -39,12 +47,19 @@ type Object struct {
 type Store interface {
 	// Put stores what r yields under key, replacing an object that is there.
 	// When it returns nil the object is durable and whole; when it returns an
-	// error the key is as it was before. It fails with the reader's error, with
-	// the context's, with ErrFull or with ErrBadKey.
+	// error the key is as it was before. One case is left open, and only by a
+	// store behind a network: when it stops answering (ErrUnavailable), or the
+	// context ends, after the last byte was sent, the key may also hold the
+	// whole new object. Never a part of it; putting it again is right. It fails
+	// with the reader's error, with the context's, with ErrFull,
+	// ErrUnavailable, ErrNoBucket or ErrBadKey.
 	Put(ctx context.Context, key string, r io.Reader) (Object, error)
 	// Open returns the object's content and its size in bytes. An object that
-	// is replaced or deleted meanwhile is still read as it was. It fails with
-	// ErrNotFound. The caller closes the reader.
+	// is replaced or deleted meanwhile is still read as it was, or, behind a
+	// network, the reader fails with ErrChanged: it never yields bytes of two
+	// objects. ctx must outlive the reader, which may end with its error. Open
+	// fails with ErrNotFound, the reader with ErrCorrupt where the store keeps
+	// checksums and they do not match. The caller closes the reader.
 	Open(ctx context.Context, key string) (io.ReadCloser, int64, error)
 	// Stat describes the object, or fails with ErrNotFound.
 	Stat(ctx context.Context, key string) (Object, error)
