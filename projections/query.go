@@ -16,6 +16,9 @@ import (
 // ErrNotFound is returned for a row that does not exist.
 var ErrNotFound = errors.New("not found")
 
+// ErrUnavailable is returned when the backend does not answer: the same query may be asked again. Nothing is lost by it, the log has everything.
+var ErrUnavailable = errors.New("the read models do not answer")
+
 // ErrBadCursor is returned for a cursor that no list of this kind gave out.
 var ErrBadCursor = errors.New("the cursor is not one that this list gave out")
 

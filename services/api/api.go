@@ -119,6 +119,7 @@ type Server struct {
 	routes   []route
 	expiring jetstream.KeyValue // what ends by itself and is no fact
 	keys     *auth.Keys
+	model    *surviving // what Model is here
 	metrics  *metrics
 	closing  context.Context // ends when streams have to
 	close    context.CancelFunc
@@ -147,6 +148,8 @@ func New(d Deps) (*Server, error) {
 		return nil, fmt.Errorf("api: %w", err)
 	}
 	s := &Server{Deps: d, log: d.Log, region: d.Store.Region(), expiring: kv, keys: auth.NewKeys(d.Store, d.Now), patience: behindPatience, beat: heartbeat}
+	s.model = &surviving{Reader: d.Model, s: s}
+	s.Model = s.model
 	s.closing, s.close = context.WithCancel(context.Background())
 	if s.metrics, err = newMetrics(d.Metrics, s); err != nil {
 		return nil, fmt.Errorf("api: %w", err)

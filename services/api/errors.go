@@ -112,6 +112,8 @@ func explain(err error) *failure {
 		return later("storage_full", "there is no room left to store this; nothing was lost", 30*time.Second)
 	case errors.Is(err, eventstore.ErrUnavailable), errors.Is(err, auth.ErrUnavailable):
 		return later("unavailable", "the event log does not answer; nothing was lost", 2*time.Second)
+	case errors.Is(err, projections.ErrUnavailable):
+		return later("read_model_unavailable", "the read model does not answer; nothing was lost, and changes are still taken", 2*time.Second)
 	case errors.Is(err, eventstore.ErrConflict):
 		return later("busy", "too many changes at once", time.Second)
 	case errors.Is(err, auth.ErrBadCredentials):

@@ -89,6 +89,9 @@ const settleTime = time.Second
 
 // settle waits until the read model has what a write made, or for settleTime.
 func (s *Server) settle(ctx context.Context, made []events.Recorded) {
+	if s.model.isAway() {
+		return
+	}
 	wait, cancel := context.WithTimeout(ctx, settleTime)
 	defer cancel()
 	_ = s.Runner.WaitFor(wait, lastSeq(made)) // whoever then needs the row finds it older, and folds the log
