@@ -17,7 +17,8 @@ import (
 // Rebuilder is a Model that can be built anew beside itself.
 type Rebuilder interface {
 	Model
-	// Beside makes an empty second model. There is one at a time: another one replaces it.
+	// Beside makes an empty second model, and removes one that a crash left behind. There is one at a time: in one process another one replaces it,
+	// and ErrRebuilding is returned while another process has one.
 	Beside(context.Context) (Draft, error)
 }
 
@@ -27,6 +28,9 @@ type Draft interface {
 	// Checkpoint and Update are those of a Model.
 	Checkpoint(context.Context) (Checkpoint, error)
 	Update(ctx context.Context, c Checkpoint, f func(Tx) error) error
+	// Hold keeps everybody, of other processes too, from writing to the live model until release is called, and returns where that stands. Compare
+	// and Swap are called meanwhile.
+	Hold(context.Context) (c Checkpoint, release func(), err error)
 	// Save makes durable what the draft has, and from then on each Update. Call it once, when the draft has nearly caught up. It may run while
 	// differences are read.
 	Save(context.Context) error
@@ -62,6 +66,9 @@ const maxDifferences = 100
 // ErrNoRebuild is returned by Rebuild for a model that cannot be built beside itself.
 var ErrNoRebuild = errors.New("this model cannot be rebuilt while it is in use")
 
+// ErrRebuilding is returned while another process rebuilds the same model.
+var ErrRebuilding = errors.New("another process rebuilds the read models")
+
 // Rebuild builds the model anew from the log's first event beside the live one, compares the two at the same sequence, and puts the new one
 // in its place. Run goes on meanwhile; it waits twice for the moments in which both stand at the same place. A crash or an error at any point leaves
 // one whole model: the old one before the swap, the new one after it.
@@ -83,7 +90,11 @@ func (r *Runner) Rebuild(ctx context.Context) (report RebuildReport, err error) 
 	f := feed{store: r.store, info: info, draft: draft}
 	defer f.stop()
 
-	if err := f.upTo(ctx, r.At()); err != nil {
+	live, err := model.Checkpoint(ctx)
+	if err != nil {
+		return report, err
+	}
+	if err := f.upTo(ctx, live.Seq); err != nil {
 		return report, err
 	}
 	var differences iter.Seq2[Difference, error]
@@ -125,14 +136,24 @@ func (r *RebuildReport) collect(differences iter.Seq2[Difference, error]) error 
 
 // together brings the draft to where the live model is, holds the live one there, and calls do.
 func (r *Runner) together(ctx context.Context, f *feed, do func() error) error {
-	for r.At()-f.at > batchLimit {
-		if err := f.upTo(ctx, r.At()); err != nil {
+	for {
+		live, err := r.model.Checkpoint(ctx)
+		if err != nil {
+			return err
+		}
+		if live.Seq <= f.at+batchLimit {
+			break
+		}
+		if err := f.upTo(ctx, live.Seq); err != nil {
 			return err
 		}
 	}
-	r.hold.Lock()
-	defer r.hold.Unlock()
-	if err := f.upTo(ctx, r.At()); err != nil {
+	live, release, err := f.draft.Hold(ctx)
+	if err != nil {
+		return err
+	}
+	defer release()
+	if err := f.upTo(ctx, live.Seq); err != nil {
 		return err
 	}
 	return do()
@@ -173,15 +194,11 @@ func (f *feed) upTo(ctx context.Context, seq events.Seq) error {
 		}
 		n := int(min(uint64(len(f.rest)), uint64(seq-f.at)))
 		part := f.rest[:n]
-		c := Checkpoint{part[n-1].Seq, f.info.Name, f.info.Created}
-		err := f.draft.Update(ctx, c, func(tx Tx) error {
-			_, err := applyBatch(tx, part, f.bad, slog.New(slog.DiscardHandler)) // the live one has told it
-			return err
-		})
+		_, err := commit(ctx, f.draft, f.info, part, problemOf(f.bad), slog.New(slog.DiscardHandler)) // the live one has told it
 		if err != nil {
 			return fmt.Errorf("rebuild read models: %w", err)
 		}
-		f.at, f.rest = c.Seq, f.rest[n:]
+		f.at, f.rest = part[n-1].Seq, f.rest[n:]
 	}
 	return nil
 }

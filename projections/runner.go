@@ -19,6 +19,9 @@ type Checkpoint struct {
 	Created time.Time  `json:"created"` // of the stream: one that was recreated is another one
 }
 
+// ErrRefused is wrapped by Model.Update when the store cannot hold a row for what it contains, whenever it is tried. The runner parks the aggregate to blame.
+var ErrRefused = errors.New("the read models cannot hold it")
+
 // ErrMoved is returned by Model.Update when the model stands at or beyond the new checkpoint, and by a Draft that is not where it should be.
 var ErrMoved = errors.New("the read models stand elsewhere")
 
@@ -32,17 +35,38 @@ type Model interface {
 	Update(ctx context.Context, c Checkpoint, f func(Tx) error) error
 }
 
+// Shared is a Model whose store several processes use at once, one of which writes. That it is only one saves work and no more: the checkpoint decides
+// which transaction holds. Reads may be answered by a copy that is behind what Update has committed.
+type Shared interface {
+	Model
+	// Lead waits until this process is the one that writes, then runs do, whose context ends when it no longer is. It returns do's error, or one that wraps
+	// ErrUnavailable when the store does not answer or the leadership was lost; after either it may be called again. It takes over within seconds
+	// from a process that vanished.
+	Lead(ctx context.Context, do func(context.Context) error) error
+	// Watch keeps Seen true until ctx ends, whatever happens to its connections.
+	Watch(ctx context.Context)
+	// Seen is the sequence up to which this process's reads are true, a channel that is closed when that has changed, and why the store does not answer
+	// at the moment, or nil.
+	Seen() (at events.Seq, changed <-chan struct{}, trouble error)
+	// Hurry says that somebody waits for Seen to change. Who goes on waiting says it again every hurryEvery.
+	Hurry()
+}
+
+// hurryEvery is how often somebody who waits says so to a Shared model.
+const hurryEvery = 50 * time.Millisecond
+
 // Runner keeps one model up to date with one region's log. Make it with NewRunner, then Run it; WaitFor may be called from anywhere.
 type Runner struct {
-	store *eventstore.Store
-	model Model
-	log   *slog.Logger
+	store  *eventstore.Store
+	model  Model
+	shared Shared // the model, when several processes use it; nil otherwise
+	log    *slog.Logger
 
-	hold  sync.Mutex    // held for one transaction, and by a rebuild while the model must stand still
 	asked chan struct{} // buffered 1: somebody waits for events that are not in yet
 
 	mu      sync.Mutex // guards what follows, never held over I/O
-	at      events.Seq
+	at      events.Seq // what was applied; where the reads of a shared model are, the model knows
+	leads   bool
 	skipped int // events of newer releases
 	trouble error
 	moved   chan struct{}
@@ -58,39 +82,116 @@ const gatherTime = 20 * time.Millisecond
 // NewRunner returns a runner that stands at the model's checkpoint. It refuses a model of another log: a stream that was recreated,
 // or one that ends before the checkpoint.
 func NewRunner(ctx context.Context, store *eventstore.Store, model Model, log *slog.Logger) (*Runner, error) {
-	c, err := model.Checkpoint(ctx)
-	if err != nil {
-		return nil, fmt.Errorf("read the checkpoint: %w", err)
-	}
-	info, err := store.Info(ctx)
-	if err != nil {
+	r := &Runner{store: store, model: model, log: log, moved: make(chan struct{}), asked: make(chan struct{}, 1)}
+	r.shared, _ = model.(Shared)
+	if err := r.stand(ctx); err != nil {
 		return nil, err
 	}
-	if c.Seq > 0 && (c.Stream != info.Name || !c.Created.Equal(info.Created)) {
-		return nil, fmt.Errorf("the read models belong to another event log (%s made %s, this one %s made %s): restore the log they came from, or remove them to build them anew",
-			c.Stream, c.Created.Format(time.RFC3339), info.Name, info.Created.Format(time.RFC3339))
+	return r, nil
+}
+
+// stand looks where the model is, and whether it belongs to the log.
+func (r *Runner) stand(ctx context.Context) error {
+	c, err := r.model.Checkpoint(ctx)
+	if err != nil {
+		return fmt.Errorf("read the checkpoint: %w", err)
 	}
-	if err := store.Whole(ctx); err != nil {
-		return nil, fmt.Errorf("the event log is damaged: restore it from a backup ('vega log verify' names what is missing): %w", err)
+	info, err := r.store.Info(ctx)
+	if err != nil {
+		return err
+	}
+	if c.Seq > 0 && (c.Stream != info.Name || !c.Created.Equal(info.Created)) {
+		return fmt.Errorf("the read models belong to another event log (%s made %s, this one %s made %s): restore the log they came from, or %s to build them anew",
+			c.Stream, c.Created.Format(time.RFC3339), info.Name, info.Created.Format(time.RFC3339), removal(r.model))
+	}
+	if err := r.store.Whole(ctx); err != nil {
+		return fmt.Errorf("the event log is damaged: restore it from a backup ('vega log verify' names what is missing): %w", err)
 	}
 	if c.Seq > info.Last {
-		return nil, fmt.Errorf("the read models have seen sequence %d and the event log ends at %d: it lost events; restore it from a backup, or remove the read models to accept the loss", c.Seq, info.Last)
+		return fmt.Errorf("the read models have seen sequence %d and the event log ends at %d: it lost events; restore it from a backup, or %s to accept the loss", c.Seq, info.Last, removal(r.model))
 	}
-	return &Runner{store: store, model: model, log: log, at: c.Seq, moved: make(chan struct{}), asked: make(chan struct{}, 1)}, nil
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.at = c.Seq
+	return nil
+}
+
+// removal is how an operator removes a model, to follow "or".
+func removal(m Model) string {
+	if m, ok := m.(interface{ Removal() string }); ok {
+		return m.Removal()
+	}
+	return "remove the read models"
 }
 
 // Run applies events until ctx ends (nil) or the log fails for good. While the log is away, or the model does not take the events, it tries again, ever
-// more slowly; Err says so meanwhile.
+// more slowly; Err says so meanwhile. Of the processes that share a model one applies events, and the others wait to take its place.
 func (r *Runner) Run(ctx context.Context) error {
+	if r.shared == nil {
+		return r.project(ctx)
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	var watching sync.WaitGroup
+	watching.Go(func() { r.shared.Watch(ctx) })
+	defer watching.Wait()
+	defer cancel()
+	return r.lead(ctx)
+}
+
+// lead projects whenever this process is the one that does.
+func (r *Runner) lead(ctx context.Context) error {
+	for pause := 10 * time.Millisecond; ; pause = min(2*pause, time.Second) {
+		err := r.shared.Lead(ctx, func(ctx context.Context) error {
+			defer r.led()
+			pause = 10 * time.Millisecond
+			// Another process may have written until now.
+			if err := r.stand(ctx); err != nil {
+				return err
+			}
+			r.mu.Lock()
+			r.leads = true
+			r.mu.Unlock()
+			return r.project(ctx)
+		})
+		if ctx.Err() != nil {
+			return nil
+		}
+		if err != nil && !errors.Is(err, ErrUnavailable) && !errors.Is(err, eventstore.ErrUnavailable) {
+			return err
+		}
+		select {
+		case <-time.After(pause):
+		case <-ctx.Done():
+			return nil
+		}
+	}
+}
+
+// led ends this process's turn: whether the model takes events is another's trouble now.
+func (r *Runner) led() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.leads, r.trouble = false, nil
+}
+
+// project applies events until ctx ends (nil) or the log fails for good.
+func (r *Runner) project(ctx context.Context) error {
 	for pause := 10 * time.Millisecond; ; pause = min(2*pause, time.Second) {
 		err := r.follow(ctx)
 		if ctx.Err() != nil {
 			return nil
 		}
-		if !errors.Is(err, eventstore.ErrUnavailable) {
+		if errors.Is(err, errGap) {
+			// The store lost what it had committed, or another copy of it answers now. The log has it all.
+			r.tell(err)
+			err = r.stand(ctx)
+		}
+		if err != nil && !errors.Is(err, eventstore.ErrUnavailable) && !errors.Is(err, ErrUnavailable) {
 			return err
 		}
-		r.tell(err)
+		if err != nil {
+			r.tell(err)
+		}
 		select {
 		case <-time.After(pause):
 		case <-ctx.Done():
@@ -105,7 +206,7 @@ func (r *Runner) follow(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	for batch, err := range r.store.FollowBatches(ctx, r.At(), batchLimit) {
+	for batch, err := range r.store.FollowBatches(ctx, r.applied(), batchLimit) {
 		batch, bad, err := readable(batch, err)
 		if err != nil {
 			return fmt.Errorf("read models: %w", err)
@@ -118,6 +219,9 @@ func (r *Runner) follow(ctx context.Context) error {
 			r.tell(err)
 			if err == nil {
 				break
+			}
+			if errors.Is(err, errGap) {
+				return err
 			}
 			select {
 			case <-time.After(pause):
@@ -170,14 +274,8 @@ func (r *Runner) tell(err error) {
 
 // apply brings one batch into the model. What the model has already, from a try whose outcome was not known or from another process, is left out.
 func (r *Runner) apply(ctx context.Context, info eventstore.LogInfo, batch []events.Recorded, bad *eventstore.UnreadableError) error {
-	r.hold.Lock()
-	defer r.hold.Unlock()
 	last := batch[len(batch)-1].Seq
-	skipped := 0
-	err := r.model.Update(ctx, Checkpoint{last, info.Name, info.Created}, func(tx Tx) (err error) {
-		skipped, err = applyBatch(tx, batch, bad, r.log)
-		return err
-	})
+	skipped, err := commit(ctx, r.model, info, batch, problemOf(bad), r.log)
 	if errors.Is(err, ErrMoved) {
 		// All of it is in already. Not so when somebody exchanged the model under us for an older one.
 		var c Checkpoint
@@ -198,9 +296,60 @@ func (r *Runner) apply(ctx context.Context, info eventstore.LogInfo, batch []eve
 	return nil
 }
 
-// applyBatch folds events in order, leaves out those that are in already, and returns how many were those of newer releases. bad says why an event has no contents. An error is the
-// model's, not an event's.
-func applyBatch(tx Tx, batch []events.Recorded, bad *eventstore.UnreadableError, log *slog.Logger) (skipped int, err error) {
+// updater is a Model or a Draft.
+type updater interface {
+	Update(ctx context.Context, c Checkpoint, f func(Tx) error) error
+}
+
+// commit applies events in one transaction and returns how many were those of newer releases. When the model refuses them for what they hold it halves them, until the
+// one to blame is alone and its aggregate parked. problem says why an event cannot be applied; it is alone then.
+func commit(ctx context.Context, to updater, info eventstore.LogInfo, batch []events.Recorded, problem error, log *slog.Logger) (skipped int, err error) {
+	c := Checkpoint{batch[len(batch)-1].Seq, info.Name, info.Created}
+	err = to.Update(ctx, c, func(tx Tx) (err error) {
+		skipped, err = applyBatch(tx, batch, problem, log)
+		return err
+	})
+	if !errors.Is(err, ErrRefused) || problem != nil {
+		return skipped, err
+	}
+	if len(batch) == 1 {
+		return commit(ctx, to, info, batch, err, log)
+	}
+	half := len(batch) / 2
+	before, err := commit(ctx, to, info, batch[:half], nil, log)
+	if err != nil && !errors.Is(err, ErrMoved) { // moved: it is in
+		return 0, err
+	}
+	skipped, err = commit(ctx, to, info, batch[half:], nil, log)
+	return before + skipped, err
+}
+
+func problemOf(bad *eventstore.UnreadableError) error {
+	if bad == nil {
+		return nil
+	}
+	return bad
+}
+
+// errGap says that the model stands before the events that it is given.
+var errGap = errors.New("the read models lack events before these")
+
+// Prefetcher is a Tx that reads at once what a batch of events will ask it for.
+type Prefetcher interface {
+	Prefetch([]events.Recorded) error
+}
+
+// applyBatch folds events in order, leaves out those that are in already, and returns how many were those of newer releases. problem says why the only one cannot be
+// applied. An error is the model's, not an event's.
+func applyBatch(tx Tx, batch []events.Recorded, problem error, log *slog.Logger) (skipped int, err error) {
+	if batch[0].Seq > tx.At()+1 {
+		return 0, fmt.Errorf("%w: they end at sequence %d, and the next is %d", errGap, tx.At(), batch[0].Seq)
+	}
+	if p, ok := tx.(Prefetcher); ok {
+		if err := p.Prefetch(batch); err != nil {
+			return 0, err
+		}
+	}
 	for _, e := range batch {
 		if e.Seq <= tx.At() {
 			continue
@@ -209,7 +358,7 @@ func applyBatch(tx Tx, batch []events.Recorded, bad *eventstore.UnreadableError,
 			skipped++
 			continue
 		}
-		if err := applyOrPark(tx, e, bad, log); err != nil {
+		if err := applyOrPark(tx, e, problem, log); err != nil {
 			return 0, err
 		}
 	}
@@ -217,7 +366,7 @@ func applyBatch(tx Tx, batch []events.Recorded, bad *eventstore.UnreadableError,
 }
 
 // applyOrPark applies e; when it cannot be, its aggregate is parked and left alone from then on. An error is the model's, not the event's.
-func applyOrPark(tx Tx, e events.Recorded, bad *eventstore.UnreadableError, log *slog.Logger) error {
+func applyOrPark(tx Tx, e events.Recorded, problem error, log *slog.Logger) error {
 	name := e.Aggregate.String()
 	parked, is, err := tx.Parked(name)
 	if err != nil {
@@ -227,19 +376,17 @@ func applyOrPark(tx Tx, e events.Recorded, bad *eventstore.UnreadableError, log 
 		parked.Skipped++
 		return tx.PutParked(parked)
 	}
-	if e.Event == nil {
-		err = bad
-	} else {
-		err = Apply(tx, e)
+	if problem == nil {
+		problem = Apply(tx, e)
 	}
-	if err == nil {
+	if problem == nil {
 		return nil
 	}
-	if _, broken := errors.AsType[*ModelError](err); broken {
-		return err
+	if _, broken := errors.AsType[*ModelError](problem); broken {
+		return problem
 	}
-	log.Error("aggregate parked", "subject", name, "seq", e.Seq, "err", err)
-	return tx.PutParked(Parked{Aggregate: name, Seq: e.Seq, Problem: err.Error()})
+	log.Error("aggregate parked", "subject", name, "seq", e.Seq, "err", problem)
+	return tx.PutParked(Parked{Aggregate: name, Seq: e.Seq, Problem: problem.Error()})
 }
 
 // ModelError marks an error of the backend itself: the transaction is over, and no event is to blame.
@@ -248,35 +395,69 @@ type ModelError struct{ Err error }
 func (e *ModelError) Error() string { return e.Err.Error() }
 func (e *ModelError) Unwrap() error { return e.Err }
 
-// At is the sequence up to which the rows are true.
+// At is the sequence up to which the rows that this process reads are true.
 func (r *Runner) At() events.Seq {
+	at, _ := r.seen()
+	return at
+}
+
+func (r *Runner) seen() (events.Seq, <-chan struct{}) {
+	if r.shared != nil {
+		at, changed, _ := r.shared.Seen()
+		return at, changed
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.at, r.moved
+}
+
+func (r *Runner) applied() events.Seq {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return r.at
 }
 
-// Err is why the model does not take events at the moment, or nil.
+// Leads says that this process is the one that applies events.
+func (r *Runner) Leads() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.shared == nil || r.leads
+}
+
+// Err is why the model does not take events or does not answer at the moment, or nil.
 func (r *Runner) Err() error {
+	if r.shared != nil {
+		if _, _, trouble := r.shared.Seen(); trouble != nil {
+			return trouble
+		}
+	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return r.trouble
 }
 
-// Skipped counts the events of newer releases that were left out since the start.
+// Skipped counts the events of newer releases that this process left out since its start.
 func (r *Runner) Skipped() int {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return r.skipped
 }
 
-// WaitFor returns when the rows are true up to seq, or with ctx's error.
+// WaitFor returns when the rows that this process reads are true up to seq, or with ctx's error.
 func (r *Runner) WaitFor(ctx context.Context, seq events.Seq) error {
+	var again <-chan time.Time // says to a shared model that somebody waits; never, for another
+	if r.shared != nil {
+		t := time.NewTicker(hurryEvery)
+		defer t.Stop()
+		again = t.C
+	}
 	for {
-		r.mu.Lock()
-		at, moved := r.at, r.moved
-		r.mu.Unlock()
+		at, moved := r.seen()
 		if at >= seq {
 			return nil
+		}
+		if r.shared != nil {
+			r.shared.Hurry()
 		}
 		select {
 		case r.asked <- struct{}{}:
@@ -284,6 +465,7 @@ func (r *Runner) WaitFor(ctx context.Context, seq events.Seq) error {
 		}
 		select {
 		case <-moved:
+		case <-again:
 		case <-ctx.Done():
 			return ctx.Err()
 		}

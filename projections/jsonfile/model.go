@@ -18,6 +18,9 @@ type Model struct {
 	mu   sync.RWMutex // guards live's rows and checkpoint, and which edition is live; held for writing while a transaction or a swap becomes visible
 	live *edition
 
+	// still is held by a transaction, and by a rebuild while there must be none.
+	still sync.Mutex
+
 	// Only Update, Close and a swap touch what follows, one at a time under writing.
 	writing sync.Mutex
 	closed  bool
@@ -78,6 +81,9 @@ func (m *Model) Close() error {
 	return errors.Join(err, m.live.tail.Close())
 }
 
+// Removal says how to remove the model.
+func (m *Model) Removal() string { return "remove the folder " + m.dir }
+
 // Checkpoint is that of the last commit.
 func (m *Model) Checkpoint(context.Context) (projections.Checkpoint, error) {
 	m.mu.RLock()
@@ -88,6 +94,8 @@ func (m *Model) Checkpoint(context.Context) (projections.Checkpoint, error) {
 // Update runs f and commits what it put together with c. After an error nothing has changed; a snapshot that could not be written in the
 // background is such an error once, and another one is tried when the tail has grown again.
 func (m *Model) Update(_ context.Context, c projections.Checkpoint, f func(projections.Tx) error) error {
+	m.still.Lock()
+	defer m.still.Unlock()
 	m.writing.Lock()
 	defer m.writing.Unlock()
 	if m.closed {

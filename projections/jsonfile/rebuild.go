@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"iter"
 	"os"
+	"sync"
 
 	"vega/projections"
 )
@@ -49,6 +50,13 @@ func (d *draft) Update(_ context.Context, c projections.Checkpoint, f func(proje
 	}
 	d.commit(t, c)
 	return nil
+}
+
+// Hold keeps transactions of the live edition waiting until release is called.
+func (d *draft) Hold(ctx context.Context) (projections.Checkpoint, func(), error) {
+	d.model.still.Lock()
+	c, err := d.model.Checkpoint(ctx)
+	return c, sync.OnceFunc(d.model.still.Unlock), err
 }
 
 // Save writes what the draft has as its first snapshot, so that little is left to write when it becomes live.
