@@ -51,7 +51,10 @@ func (s *Server) listArtifacts(ctx context.Context, _ *nothing) (*many[artifactB
 // getArtifact serves a file that an event of the scan vouches for, and only the bytes that the event recorded: what has another digest breaks off
 // before its end.
 func (s *Server) getArtifact(w http.ResponseWriter, r *http.Request) error {
-	name := r.PathValue("*")
+	return s.artifact(w, r, r.PathValue("*"))
+}
+
+func (s *Server) artifact(w http.ResponseWriter, r *http.Request, name string) error {
 	rows := artifacts(callOf(r.Context()).scan)
 	i := slices.IndexFunc(rows, func(x artifactRow) bool { return x.object.Name == name })
 	if i < 0 {
@@ -69,7 +72,7 @@ func (s *Server) getArtifact(w http.ResponseWriter, r *http.Request) error {
 	h := w.Header()
 	h.Set("Content-Type", mediaType(o.MediaType))
 	h.Set("Content-Length", strconv.FormatInt(size, 10))
-	h.Set("Content-Disposition", mime.FormatMediaType("attachment", map[string]string{"filename": path.Base(o.Name)}))
+	h.Set("Content-Disposition", attachment(o.Name))
 	h.Set("Content-Security-Policy", "sandbox")
 	h.Set("ETag", strconv.Quote(string(o.Digest)))
 	if err := copyProven(w, files.Verify(in, string(o.Digest))); err != nil {
@@ -79,6 +82,11 @@ func (s *Server) getArtifact(w http.ResponseWriter, r *http.Request) error {
 		panic(http.ErrAbortHandler) // the answer has begun: cut it off, so that nobody takes it for whole
 	}
 	return nil
+}
+
+// attachment is the Content-Disposition of a file to be saved.
+func attachment(name string) string {
+	return mime.FormatMediaType("attachment", map[string]string{"filename": path.Base(name)})
 }
 
 // mediaType lets a recorded type through when it is one.

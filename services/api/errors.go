@@ -110,6 +110,10 @@ func explain(err error) *failure {
 	// Full before unavailable: being full is one way of being unavailable.
 	case errors.Is(err, eventstore.ErrFull), errors.Is(err, files.ErrFull), errors.Is(err, intake.ErrFull):
 		return later("storage_full", "there is no room left to store this; nothing was lost", 30*time.Second)
+	case errors.Is(err, files.ErrUnavailable):
+		return later("files_unavailable", "the file storage does not answer; nothing was lost", 5*time.Second)
+	case errors.Is(err, files.ErrBadPart):
+		return known(http.StatusUnprocessableEntity, "bad_part", "the parts do not make an upload: check their numbers and sizes")
 	case errors.Is(err, eventstore.ErrUnavailable), errors.Is(err, auth.ErrUnavailable):
 		return later("unavailable", "the event log does not answer; nothing was lost", 2*time.Second)
 	case errors.Is(err, projections.ErrUnavailable):

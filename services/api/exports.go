@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"mime"
 	"net/http"
 	"slices"
 	"strings"
@@ -53,26 +52,42 @@ func (s *Server) getExport(w http.ResponseWriter, r *http.Request) error {
 }
 
 func (s *Server) export(w http.ResponseWriter, r *http.Request, format string) error {
-	i := slices.IndexFunc(exportForms, func(f exportForm) bool { return f.name == format })
-	if i < 0 {
-		return invalid("format", "want sarif, json, csv or markdown")
-	}
-	form := exportForms[i]
-	doc, err := s.document(r.Context())
+	form, err := formOf(format)
 	if err != nil {
 		return err
 	}
-	var out bytes.Buffer // 5,000 findings at most: small enough to know that it is whole before it is sent
-	if err := form.write(&out, doc); err != nil {
-		return fmt.Errorf("export %s: %w", form.name, err)
+	body, doc, err := s.exported(r.Context(), form)
+	if err != nil {
+		return err
 	}
 	h := w.Header()
 	h.Set("Content-Type", form.mediaType)
-	h.Set("Content-Disposition", mime.FormatMediaType("attachment", map[string]string{"filename": string(doc.Scan) + form.suffix}))
+	h.Set("Content-Disposition", attachment(string(doc.Scan)+form.suffix))
 	h.Set("Content-Security-Policy", "sandbox")
 	h.Set("Vega-Coverage", string(doc.Coverage.State))
-	http.ServeContent(w, r, "", time.Time{}, bytes.NewReader(out.Bytes()))
+	http.ServeContent(w, r, "", time.Time{}, bytes.NewReader(body))
 	return nil
+}
+
+func formOf(name string) (exportForm, error) {
+	i := slices.IndexFunc(exportForms, func(f exportForm) bool { return f.name == name })
+	if i < 0 {
+		return exportForm{}, invalid("format", "want sarif, json, csv or markdown")
+	}
+	return exportForms[i], nil
+}
+
+// exported is the scan that the path names in one form: 5,000 findings at most, so small enough to know that it is whole before it is sent.
+func (s *Server) exported(ctx context.Context, form exportForm) ([]byte, report.Document, error) {
+	doc, err := s.document(ctx)
+	if err != nil {
+		return nil, doc, err
+	}
+	var out bytes.Buffer
+	if err := form.write(&out, doc); err != nil {
+		return nil, doc, fmt.Errorf("export %s: %w", form.name, err)
+	}
+	return out.Bytes(), doc, nil
 }
 
 // document is the scan as it is now, with every finding and today's triage.

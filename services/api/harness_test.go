@@ -77,6 +77,16 @@ type options struct {
 	// accounts are testAccounts and others.
 	accounts []auth.Account
 	grace    time.Duration // of the server's stop
+	// files opens the file storage; nil: the one that all of this run's worlds have.
+	files     func(testing.TB) files.Store
+	maxSource int64 // bytes of an upload; 0: 1 MiB
+}
+
+func localFiles(t testing.TB) files.Store {
+	t.Helper()
+	store, err := files.Open(t.TempDir())
+	must(t, err)
+	return store
 }
 
 func newWorld(t testing.TB, o options) *world {
@@ -101,9 +111,11 @@ func newWorld(t testing.TB, o options) *world {
 	must(t, err)
 	w.runner, err = projections.NewRunner(t.Context(), w.store, w.model, log)
 	must(t, err)
-	w.files, err = files.Open(t.TempDir())
-	must(t, err)
-	in, err := intake.Open(intake.Config{MaxSourceBytes: 1 << 20, MaxEntries: 100, MaxUncompressedBytes: 4 << 20, MaxRatio: 200, Timeout: time.Minute, Slots: 2}, o.spool, log)
+	if o.files == nil {
+		o.files = localFiles
+	}
+	w.files = o.files(t)
+	in, err := intake.Open(intake.Config{MaxSourceBytes: cmp.Or(o.maxSource, 1<<20), MaxEntries: 100, MaxUncompressedBytes: 4 * cmp.Or(o.maxSource, 1<<20), MaxRatio: 200, Timeout: time.Minute, Slots: 2}, o.spool, log)
 	must(t, err)
 	who, err := auth.NewCustom(t.Context(), w.store, auth.CustomOptions{Secret: secret.New("a signing secret"), Accounts: o.accounts})
 	must(t, err)
@@ -310,6 +322,15 @@ func (a answer) id() string {
 // archive is a zip of files by name.
 func zipOf(t testing.TB, files map[string]string) []byte {
 	t.Helper()
+	return zipWith(t, files, true)
+}
+
+func zipWith(t testing.TB, files map[string]string, compressed bool) []byte {
+	t.Helper()
+	method := zip.Store
+	if compressed {
+		method = zip.Deflate
+	}
 	var b bytes.Buffer
 	z := zip.NewWriter(&b)
 	var names []string
@@ -318,7 +339,7 @@ func zipOf(t testing.TB, files map[string]string) []byte {
 	}
 	slices.Sort(names)
 	for _, n := range names {
-		f, err := z.Create(n)
+		f, err := z.CreateHeader(&zip.FileHeader{Name: n, Method: method})
 		must(t, err)
 		_, err = io.WriteString(f, files[n])
 		must(t, err)

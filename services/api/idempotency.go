@@ -66,6 +66,30 @@ func (s *Server) remember(r *http.Request) (func(), error) {
 	}, nil
 }
 
+// keepFor stores something that ends by itself.
+func (s *Server) keepFor(ctx context.Context, key string, v []byte, life time.Duration) error {
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	if _, err := s.expiring.Create(ctx, key, v, jetstream.KeyTTL(life)); err != nil {
+		return fmt.Errorf("%w: %w", eventstore.ErrUnavailable, err)
+	}
+	return nil
+}
+
+// kept returns what keepFor stored, or errNotFound.
+func (s *Server) kept(ctx context.Context, key string) ([]byte, error) {
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	e, err := s.expiring.Get(ctx, key)
+	if errors.Is(err, jetstream.ErrKeyNotFound) {
+		return nil, errNotFound
+	}
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", eventstore.ErrUnavailable, err)
+	}
+	return e.Value(), nil
+}
+
 var errKeyReused = fail(http.StatusUnprocessableEntity, "idempotency_key_reused", "this Idempotency-Key was used for another request")
 
 // hash is of the parts and their borders.

@@ -69,7 +69,7 @@ func (s *Server) finishOpenAPI() {
 				op.Responses["200"] = &huma.Response{Description: "OK", Content: map[string]*huma.MediaType{"application/json": {Schema: events}, "text/event-stream": {Schema: &huma.Schema{Type: huma.TypeString}}}}
 			case "listRepositoryEvents":
 				op.Responses["200"] = &huma.Response{Description: "OK", Content: map[string]*huma.MediaType{"application/json": {Schema: events}}}
-			case "uploadSource":
+			case "uploadSource", "completeUpload":
 				op.Responses["202"] = &huma.Response{Description: "Accepted", Content: map[string]*huma.MediaType{"application/json": {Schema: upload}}}
 			}
 			op.Responses["default"] = &huma.Response{Description: "Not what was asked for", Content: map[string]*huma.MediaType{
@@ -99,6 +99,19 @@ func param(in, name, description string, s *huma.Schema) *huma.Param {
 func archive(op *huma.Operation) {
 	op.Description = "The body is the archive; its Content-Type is ignored, the bytes decide. The answer comes when the snapshot is taken. A refused archive names the entry and the limit."
 	op.RequestBody = &huma.RequestBody{Required: true, Content: map[string]*huma.MediaType{"application/octet-stream": {Schema: binary()}}}
+}
+
+func completion(op *huma.Operation) {
+	op.Description = "Answers as an upload of the whole archive does, when the snapshot is taken. Parts that are missing or too small are named and can be sent; the request may then be repeated."
+	op.Parameters = append(op.Parameters, param("path", "upload_id", "As its beginning named it", &huma.Schema{Type: huma.TypeString}))
+	op.RequestBody = &huma.RequestBody{Content: map[string]*huma.MediaType{"application/json": {Schema: &huma.Schema{Type: huma.TypeObject, Properties: map[string]*huma.Schema{
+		"sha256": {Type: huma.TypeString, Description: "sha256:<hex> of the whole archive"}, "bytes": {Type: huma.TypeInteger, Description: "Its size"},
+	}}}}}
+}
+
+func downloadPath(op *huma.Operation) {
+	op.Parameters = append(op.Parameters, param("path", "token", "As the link has it", &huma.Schema{Type: huma.TypeString}))
+	answers("200", "The file", "application/octet-stream")(op)
 }
 
 func eventPage(op *huma.Operation) {

@@ -71,7 +71,7 @@ func (s *Server) humaConfig() huma.Config {
 			OpenAPI: "3.1.0",
 			Info:    &huma.Info{Title: s.Config.AppName, Version: apiVersion, Description: apiDescription},
 			Components: &huma.Components{
-				Schemas:         huma.NewMapRegistry("#/components/schemas/", schemaName),
+				Schemas: huma.NewMapRegistry("#/components/schemas/", schemaName),
 				SecuritySchemes: map[string]*huma.SecurityScheme{
 					bearerScheme: {Type: "http", Scheme: "bearer", BearerFormat: "JWT", Description: "An access token; an API key does too"},
 					keyScheme:    {Type: "apiKey", In: "header", Name: keyHeader, Description: "An API key. The scopes are what it has to be made for"},

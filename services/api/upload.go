@@ -45,10 +45,32 @@ type uploadBody struct {
 // the next start of a single-machine installation ends it, and anywhere the next upload does once the lease has run out.
 func (s *Server) uploadSource(w http.ResponseWriter, r *http.Request) error {
 	ctx, c := r.Context(), callOf(r.Context())
-	if c.repository.SourceType != events.SourceUpload {
-		return &failure{status: http.StatusConflict, code: "not_an_upload_repository", message: "this repository's source does not come from uploads",
-			details: map[string]any{"source_type": c.repository.SourceType}}
+	if err := takesUploads(c); err != nil {
+		return err
 	}
+	rc := http.NewResponseController(w)
+	return s.ingest(ctx, w, arrival{body: &movingReader{r.Body, rc}, declared: r.ContentLength})
+}
+
+// takesUploads refuses a repository whose source comes from elsewhere.
+func takesUploads(c *call) error {
+	if c.repository.SourceType == events.SourceUpload {
+		return nil
+	}
+	return &failure{status: http.StatusConflict, code: "not_an_upload_repository", message: "this repository's source does not come from uploads",
+		details: map[string]any{"source_type": c.repository.SourceType}}
+}
+
+// arrival is an archive that is coming in.
+type arrival struct {
+	body     io.Reader
+	declared int64  // bytes; -1: not known
+	sha256   string // what the whole has to hash to, "sha256:<hex>"; empty: whatever it does
+}
+
+// ingest makes a snapshot of an archive and answers with it.
+func (s *Server) ingest(ctx context.Context, w http.ResponseWriter, from arrival) error {
+	c := callOf(ctx)
 	s.metrics.uploads.Inc()
 	defer s.metrics.uploads.Dec()
 	u := &ingestion{s: s, repository: c.repository.ID, id: "up_" + strings.ToLower(rand.Text())}
@@ -58,7 +80,7 @@ func (s *Server) uploadSource(w http.ResponseWriter, r *http.Request) error {
 	defer u.release()
 
 	// From here on the repository is ingesting: every way out records an end, also when the client is gone or the server stops.
-	made, snapshot, err := u.run(w, r)
+	made, snapshot, err := u.run(ctx, w, from)
 	if err != nil {
 		why := u.reason(ctx, err)
 		if rerr := u.fail(context.WithoutCancel(ctx), c, why); rerr != nil {
@@ -156,18 +178,23 @@ func (u *ingestion) drop() {
 	_ = u.s.expiring.Purge(ctx, leaseKey(u.id), jetstream.PurgeTTL(time.Minute))
 }
 
-func (u *ingestion) run(w http.ResponseWriter, r *http.Request) ([]events.Recorded, events.SnapshotTaken, error) {
+func (u *ingestion) run(ctx context.Context, w http.ResponseWriter, from arrival) ([]events.Recorded, events.SnapshotTaken, error) {
 	none := events.SnapshotTaken{}
 	rc := http.NewResponseController(w)
 	_ = rc.SetWriteDeadline(time.Time{}) // unpacking takes as long as it takes; the answer is small
-	upload, err := u.s.Intake.Receive(r.Context(), &movingReader{r.Body, rc}, r.ContentLength)
+	upload, err := u.s.Intake.Receive(ctx, from.body, from.declared)
 	if err != nil {
 		return nil, none, err
 	}
 	defer upload.Close()
+	if from.sha256 != "" && upload.Digest != from.sha256 {
+		return nil, none, &failure{status: http.StatusUnprocessableEntity, code: "source_digest_mismatch", message: "sha256: the source that arrived has another digest",
+			details: map[string]any{"value": upload.Digest}}
+	}
 	_ = rc.SetReadDeadline(time.Time{})
 	// The bytes are here. A client that goes away now still gets its snapshot; only a stop of the server ends the work.
-	ctx, cancel := context.WithCancel(context.WithoutCancel(r.Context()))
+	call := callOf(ctx)
+	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	defer cancel()
 	defer context.AfterFunc(u.s.closing, cancel)()
 	snapshot, err := u.s.Intake.Inspect(ctx, upload)
@@ -175,7 +202,7 @@ func (u *ingestion) run(w http.ResponseWriter, r *http.Request) ([]events.Record
 		return nil, none, err
 	}
 	defer snapshot.Close()
-	return u.keep(ctx, callOf(r.Context()), snapshot)
+	return u.keep(ctx, call, snapshot)
 }
 
 // keep stores a snapshot's objects and records it.

@@ -112,6 +112,14 @@ func (in *Intake) Receive(ctx context.Context, body io.Reader, declared int64) (
 	return &Upload{Bytes: n, Digest: digestString(hash.Sum(nil)), file: f}, nil
 }
 
+// CheckSize refuses, as Receive would, an upload that is announced with so many bytes.
+func (in *Intake) CheckSize(bytes int64) error {
+	if bytes > in.config.MaxSourceBytes {
+		return sourceTooLarge(in.config.MaxSourceBytes, bytes)
+	}
+	return nil
+}
+
 func sourceTooLarge(limit, value int64) *Refusal {
 	return overLimit(CodeSourceTooLarge, "", "VEGA_MAX_SOURCE_BYTES", limit, value, "bytes in the upload")
 }
