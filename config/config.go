@@ -43,6 +43,9 @@ type Config struct {
 	// AllowInsecureProd lets what the production rules refuse start all the same, with a warning.
 	AllowInsecureProd bool `env:"VEGA_ALLOW_INSECURE_PROD, default=false" doc:"Start in prod although thread mode, json persistence, local files, custom sign-in or a missing model would be refused; each becomes a warning."`
 
+	// HealthAddr is where a process that is not the API answers for itself; empty: nowhere.
+	HealthAddr string `env:"VEGA_HEALTH_LISTEN_ADDR" form:"address" doc:"Where a worker or a maintenance process serves healthz, readyz and metrics; unset, it listens nowhere. The API has them on its own address."`
+
 	API         api.Config         `section:"Application"`
 	Log         eventstore.Config  `section:"Event log"`
 	Projections projections.Config `section:"Storage and persistence"`

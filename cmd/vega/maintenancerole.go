@@ -27,13 +27,16 @@ func serveMaintenance(ctx context.Context, cfg config.Config, log *slog.Logger, 
 	if err := n.joinLog(ctx); err != nil {
 		return err
 	}
-	if err := n.openFiles(); err != nil {
+	if err := n.openFiles(ctx); err != nil {
 		return err
 	}
 	life := newLifecycle(ctx)
 	defer life.stop()
 	// This process has no read model that would know where the oldest unfinished scan is.
 	if err := n.startMaintenance(life, 0); err != nil {
+		return err
+	}
+	if err := n.answerHealth(life); err != nil {
 		return err
 	}
 	ready()

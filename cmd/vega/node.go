@@ -43,7 +43,7 @@ type node struct {
 	closers []func() error // undone last to first
 
 	store  *eventstore.Store
-	files  *files.Local
+	files  files.Store
 	checks []api.Check // of parts beside the log, for readyz
 }
 
@@ -156,14 +156,36 @@ func (n *node) openStore(ctx context.Context, nc *nats.Conn) error {
 	return nil
 }
 
-func (n *node) openFiles() error {
-	var err error
-	if n.files, err = files.Open(filepath.Join(n.cfg.DataDir, "files")); err != nil {
+// openFiles opens the configured file storage. Buckets that answer wrongly stop the start, with a sentence each; a server that does not answer does not: it may
+// be back before anybody needs it, and readyz says so meanwhile.
+func (n *node) openFiles(ctx context.Context) error {
+	if n.cfg.Files.Backend != files.BackendS3 {
+		local, err := files.Open(filepath.Join(n.cfg.DataDir, "files"))
+		if err != nil {
+			return err
+		}
+		n.files = local
+		n.undo(local.Close)
+		return nil
+	}
+	store, err := files.OpenS3(ctx, n.cfg.Files.S3, files.S3Options{}, n.log)
+	if err != nil {
 		return err
 	}
-	n.undo(n.files.Close)
-	return nil
+	n.files = store
+	n.checks = append(n.checks, api.Check{Name: "s3", Run: store.Ready})
+	ask, cancel := context.WithTimeout(ctx, askTime)
+	defer cancel()
+	err = store.Ready(ask)
+	if err != nil && (errors.Is(err, files.ErrUnavailable) || ask.Err() != nil) && ctx.Err() == nil {
+		n.log.Warn("file storage does not answer yet", "err", err)
+		return nil
+	}
+	return err
 }
+
+// askTime bounds a question at the start to a part that may be away.
+const askTime = 10 * time.Second
 
 // disk checks that the data folder's disk has room: before each write to the log, and for readyz.
 func (n *node) disk() api.Check { return api.FreeSpace(n.cfg.DataDir, uint64(n.cfg.Log.MinFree)) }

@@ -101,7 +101,7 @@ func runOne(ctx context.Context, cfg config.Config, made assembly, one worker.On
 		}
 		return err
 	}
-	if err := n.openFiles(); err != nil {
+	if err := n.openFiles(ctx); err != nil {
 		return err
 	}
 	var member *fleet.Member

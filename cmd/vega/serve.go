@@ -13,7 +13,6 @@ import (
 	"vega/projections"
 	"vega/services/auth"
 	"vega/services/dispatch"
-	"vega/services/files"
 )
 
 // serve runs the configured role until ctx ends.
@@ -62,9 +61,6 @@ func served(cfg config.Config) error {
 	}
 	if cfg.Projections.Backend != projections.BackendJSON {
 		no = append(no, "VEGA_PERSISTENCE_BACKEND="+string(cfg.Projections.Backend))
-	}
-	if cfg.Files.Backend != files.BackendLocal {
-		no = append(no, "VEGA_FILE_STORAGE_BACKEND="+string(cfg.Files.Backend))
 	}
 	if cfg.Auth.Provider != auth.ProviderCustom {
 		no = append(no, "VEGA_AUTH_PROVIDER="+string(cfg.Auth.Provider))

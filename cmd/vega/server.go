@@ -13,9 +13,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/prometheus/client_golang/prometheus"
-	"github.com/prometheus/client_golang/prometheus/collectors"
-
 	"vega/config"
 	"vega/events"
 	"vega/projections"
@@ -70,7 +67,7 @@ func openAPINode(ctx context.Context, cfg config.Config, made assembly, log *slo
 	if err = errors.Join(err, modelErr); err != nil {
 		return n, err
 	}
-	if err = n.openFiles(); err != nil {
+	if err = n.openFiles(ctx); err != nil {
 		return n, err
 	}
 	if n.intake, err = intake.Open(cfg.Intake, filepath.Join(cfg.DataDir, "spool"), log); err != nil {
@@ -159,8 +156,6 @@ func (n *apiNode) openAPI(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	metrics := prometheus.NewRegistry()
-	metrics.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	n.api, err = api.New(api.Deps{
 		Config:      n.cfg.API,
 		Store:       n.store,
@@ -177,14 +172,11 @@ func (n *apiNode) openAPI(ctx context.Context) error {
 		Limits:      limits(n.cfg),
 		Checks:      append([]api.Check{n.disk()}, n.checks...),
 		Log:         n.log,
-		Metrics:     metrics,
+		Metrics:     newMetrics(),
 		Version:     buildVersion(),
 	})
 	return err
 }
-
-// disk checks that the data folder's disk has room: before each write to the log, and for readyz.
-func (n *apiNode) disk() api.Check { return api.FreeSpace(n.cfg.DataDir, uint64(n.cfg.Log.MinFree)) }
 
 // workers lists the fleet as the API shows it.
 func (n *apiNode) workers(ctx context.Context) ([]api.Worker, error) {

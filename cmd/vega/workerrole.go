@@ -34,13 +34,16 @@ func serveWorker(ctx context.Context, cfg config.Config, made assembly, log *slo
 	if err := n.joinLog(ctx); err != nil {
 		return err
 	}
-	if err := n.openFiles(); err != nil {
+	if err := n.openFiles(ctx); err != nil {
 		return err
 	}
 	life := newLifecycle(ctx)
 	defer life.stop()
 	queue, err := n.openQueue(life)
 	if err != nil {
+		return err
+	}
+	if err := n.answerHealth(life); err != nil {
 		return err
 	}
 	me, leave, err := n.startCrew(life, queue)

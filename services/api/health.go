@@ -2,11 +2,16 @@ package api
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
+	"maps"
 	"net/http"
 	"strings"
 	"sync"
 	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
 )
 
 type healthBody struct {
@@ -25,9 +30,16 @@ type readyBody struct {
 	Checks []string `json:"checks" doc:"The parts that were asked and work"`
 }
 
-// getReady asks every part at once and names those that fail.
 func (s *Server) getReady(ctx context.Context, _ *nothing) (*plain[readyBody], error) {
-	checks := append([]Check{{"nats", s.checkLog}, {"read_model", s.checkModel}}, s.Checks...)
+	out, err := ready(ctx, append([]Check{{"nats", s.checkLog}, {"read_model", s.checkModel}}, s.Checks...))
+	if err != nil {
+		return nil, err
+	}
+	return &plain[readyBody]{Body: out}, nil
+}
+
+// ready asks every part at once and names those that fail.
+func ready(ctx context.Context, checks []Check) (readyBody, error) {
 	problems := make([]string, len(checks))
 	ctx, cancel := context.WithTimeout(ctx, readyTime)
 	defer cancel()
@@ -51,10 +63,54 @@ func (s *Server) getReady(ctx context.Context, _ *nothing) (*plain[readyBody], e
 		}
 	}
 	if len(failing) > 0 {
-		return nil, &failure{status: http.StatusServiceUnavailable, code: "not_ready", message: "not ready: " + strings.Join(failing, ", "), retryable: true, retryAfter: time.Second,
+		return out, &failure{status: http.StatusServiceUnavailable, code: "not_ready", message: "not ready: " + strings.Join(failing, ", "), retryable: true, retryAfter: time.Second,
 			details: map[string]any{"failing": failing, "problems": details}, cause: fmt.Errorf("%v", details)}
 	}
-	return &plain[readyBody]{Body: out}, nil
+	return out, nil
+}
+
+// Health is what a process without an API answers with about itself: healthz, readyz and metrics, at the root.
+type Health struct {
+	Version string
+	Region  string
+	Checks  []Check
+	Metrics *prometheus.Registry
+}
+
+// ServeHTTP answers one request. It may be called concurrently.
+func (h Health) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	answer := func(status int, body any) {
+		w.Header().Set("Content-Type", "application/json")
+		w.Header().Set("Cache-Control", "no-store")
+		w.WriteHeader(status)
+		_ = json.NewEncoder(w).Encode(body) // a client that is gone reads nothing
+	}
+	refuse := func(err error) {
+		f := explain(err)
+		maps.Copy(w.Header(), f.GetHeaders())
+		body, _ := f.body("")
+		answer(f.status, body)
+	}
+	if r.Method != http.MethodGet && r.Method != http.MethodHead {
+		w.Header().Set("Allow", "GET")
+		refuse(fail(http.StatusMethodNotAllowed, "method_not_allowed", "this path does not take that method"))
+		return
+	}
+	switch r.URL.Path {
+	case "/healthz":
+		answer(http.StatusOK, healthBody{"ok", h.Version, h.Region})
+	case "/readyz":
+		out, err := ready(r.Context(), h.Checks)
+		if err != nil {
+			refuse(err)
+			return
+		}
+		answer(http.StatusOK, out)
+	case "/metrics":
+		promhttp.HandlerFor(h.Metrics, promhttp.HandlerOpts{}).ServeHTTP(w, r)
+	default:
+		refuse(errNotFound)
+	}
 }
 
 // readyTime bounds readyz.
