@@ -96,6 +96,11 @@ func (a *attempt) run(ctx context.Context) {
 	case errors.Is(err, eventstore.ErrUnavailable), errors.Is(err, files.ErrFull):
 		log.Warn("attempt given up: there is nothing to write to", "err", err)
 		err = a.giveBack(ctx)
+	case errors.Is(err, files.ErrUnavailable):
+		// Nobody else reaches the files either. The attempt does not count, and this worker asks for more only now and then.
+		log.Warn("attempt given up: the file storage does not answer; no scans are taken for a while", "err", err)
+		a.w.rest()
+		err = a.giveBack(ctx)
 	case errors.Is(err, files.ErrNotFound) && isSource(err):
 		// Another worker may see the files that this one does not. The attempt counts, so a snapshot that nobody sees ends as a dead letter.
 		log.Error("the snapshot is not in this worker's file storage; no scans are taken for a while", "err", err, "hint", "VEGA_FILE_STORAGE_BACKEND, VEGA_DATA_DIR")
@@ -125,20 +130,23 @@ const giveBackEvery = 5 * time.Second
 // giveBack releases the scan as soon as the log takes it, keeping the slot until then: without a log there is nothing else to do. When the process
 // dies first, the next one finds the scan claimed by a worker that is no more.
 func (a *attempt) giveBack(ctx context.Context) error {
+	release := scan.Release{Generation: a.generation, Reason: "the worker could not read or write"}
 	for {
 		pause := time.NewTimer(giveBackEvery)
 		select {
 		case <-pause.C:
 		case <-a.w.stopping:
 			pause.Stop()
-			return errDraining // nothing runs that could be drained
+			last, stop := context.WithTimeout(context.WithoutCancel(ctx), drainTime)
+			defer stop()
+			return a.do(last, release)
 		case <-ctx.Done():
 			pause.Stop()
 			return context.Cause(ctx)
 		}
 		err := a.refresh(ctx)
 		if err == nil {
-			err = a.do(ctx, scan.Release{Generation: a.generation, Reason: "the worker could not write"})
+			err = a.do(ctx, release)
 		}
 		if !errors.Is(err, eventstore.ErrUnavailable) {
 			return err

@@ -365,3 +365,17 @@ func TestAWorkerWithoutTheFilesTakesNoMoreScans(t *testing.T) {
 		}
 	}
 }
+
+// While the file storage is away a scan goes back to the queue, and the attempt does not count.
+func TestAScanWaitsForTheFileStorage(t *testing.T) {
+	t.Parallel()
+	b := start(t, nil, noSource{fmt.Errorf("manifest: %w", files.ErrUnavailable)}, time.Minute)
+	b.queue("scan_test_a")
+	if got, want := b.until("scan_test_a", "scan.claimed"), "queued claimed"; got != want {
+		t.Errorf("events %s, want %s", got, want)
+	}
+	b.stop()
+	if s := b.do("scan_test_a", scan.Requeue{}); s.Status != scan.Queued || s.Spent != 0 {
+		t.Errorf("the scan is %s with %d attempts counted, want queued and none", s.Status, s.Spent)
+	}
+}
