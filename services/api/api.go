@@ -68,6 +68,8 @@ type Follower interface {
 	At() events.Seq
 	// Skipped counts events of newer releases that were left out.
 	Skipped() int
+	// Leads says that this process is the one that brings events into the model.
+	Leads() bool
 	// Rebuild builds the model anew beside the live one, compares and swaps.
 	Rebuild(ctx context.Context) (projections.RebuildReport, error)
 }

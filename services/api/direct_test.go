@@ -187,4 +187,3 @@ func zipStored(t testing.TB, content map[string]string) []byte {
 	t.Helper()
 	return zipWith(t, content, false)
 }
-

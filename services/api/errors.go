@@ -118,6 +118,10 @@ func explain(err error) *failure {
 		return later("unavailable", "the event log does not answer; nothing was lost", 2*time.Second)
 	case errors.Is(err, projections.ErrUnavailable):
 		return later("read_model_unavailable", "the read model does not answer; nothing was lost, and changes are still taken", 2*time.Second)
+	case errors.Is(err, projections.ErrRebuilding):
+		f := known(http.StatusConflict, "rebuild_in_progress", "another process rebuilds the read model")
+		f.retryable = true
+		return f
 	case errors.Is(err, eventstore.ErrConflict):
 		return later("busy", "too many changes at once", time.Second)
 	case errors.Is(err, auth.ErrBadCredentials):

@@ -32,7 +32,13 @@ func newMetrics(reg *prometheus.Registry, s *Server) (*metrics, error) {
 	}
 	position := prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "vega_read_model_sequence", Help: "Last event that the read model has."}, func() float64 { return float64(s.Runner.At()) })
 	skipped := prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "vega_read_model_skipped_events", Help: "Events of newer releases that the read model left out since the start."}, func() float64 { return float64(s.Runner.Skipped()) })
-	for _, c := range []prometheus.Collector{m.requests, m.seconds, m.streams, m.uploads, position, skipped, queueCollector{s}} {
+	leads := prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "vega_read_model_leads", Help: "1 when this process is the one that brings events into the read model."}, func() float64 {
+		if s.Runner.Leads() {
+			return 1
+		}
+		return 0
+	})
+	for _, c := range []prometheus.Collector{m.requests, m.seconds, m.streams, m.uploads, position, skipped, leads, modelCollector{s}} {
 		if err := reg.Register(c); err != nil {
 			return nil, err
 		}
@@ -51,23 +57,36 @@ func (m *metrics) observe(c *call, status int, took time.Duration) {
 	m.seconds.WithLabelValues(method, c.route).Observe(took.Seconds())
 }
 
-// queueCollector reads the queue's depth when it is asked.
-type queueCollector struct{ s *Server }
+// modelCollector asks the log and the read model when it is asked. What does not answer is left out, so that one outage does not hide the rest.
+type modelCollector struct{ s *Server }
 
-var queueDesc = prometheus.NewDesc("vega_scans_queued", "Scans that wait for a worker.", []string{"priority"}, nil)
+var (
+	queueDesc = prometheus.NewDesc("vega_scans_queued", "Scans that wait for a worker.", []string{"priority"}, nil)
+	lagDesc   = prometheus.NewDesc("vega_read_model_lag_events", "Events of the log that the read model does not have yet.", nil, nil)
+	upDesc    = prometheus.NewDesc("vega_read_model_up", "1 when the read model answers.", nil, nil)
+)
 
 // Describe and Collect make it a prometheus.Collector.
-func (queueCollector) Describe(ch chan<- *prometheus.Desc) { ch <- queueDesc }
+func (modelCollector) Describe(ch chan<- *prometheus.Desc) {
+	ch <- queueDesc
+	ch <- lagDesc
+	ch <- upDesc
+}
 
-// Collect asks the read model.
-func (q queueCollector) Collect(ch chan<- prometheus.Metric) {
+// Collect asks.
+func (q modelCollector) Collect(ch chan<- prometheus.Metric) {
 	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
 	defer cancel()
+	if info, err := q.s.Store.Info(ctx); err == nil {
+		at := q.s.Runner.At()
+		ch <- prometheus.MustNewConstMetric(lagDesc, prometheus.GaugeValue, float64(max(info.Last, at)-at))
+	}
 	n, err := q.s.Model.Queue(ctx)
 	if err != nil {
-		ch <- prometheus.NewInvalidMetric(queueDesc, err)
+		ch <- prometheus.MustNewConstMetric(upDesc, prometheus.GaugeValue, 0)
 		return
 	}
+	ch <- prometheus.MustNewConstMetric(upDesc, prometheus.GaugeValue, 1)
 	for _, p := range events.Priorities() {
 		ch <- prometheus.MustNewConstMetric(queueDesc, prometheus.GaugeValue, float64(n[p]), string(p))
 	}

@@ -210,6 +210,7 @@ type readModelBody struct {
 	Last     events.Seq `json:"last_sequence" doc:"The log's last event"`
 	Lag      uint64     `json:"lag" doc:"Events between them"`
 	Skipped  int        `json:"skipped" doc:"Events of newer releases that were left out since the start"`
+	Leads    bool       `json:"leads" doc:"The process that answers is the one that brings events into the read model"`
 	Stream   string     `json:"stream"`
 	Bytes    uint64     `json:"stream_bytes"`
 }
@@ -221,7 +222,7 @@ func (s *Server) getReadModel(ctx context.Context, _ *nothing) (*plain[readModel
 	}
 	at := s.Runner.At()
 	last := max(info.Last, at) // the log may have grown between the two questions
-	return &plain[readModelBody]{Body: readModelBody{at, last, uint64(last - at), s.Runner.Skipped(), info.Name, info.Bytes}}, nil
+	return &plain[readModelBody]{Body: readModelBody{at, last, uint64(last - at), s.Runner.Skipped(), s.Runner.Leads(), info.Name, info.Bytes}}, nil
 }
 
 type rebuildBody struct {
