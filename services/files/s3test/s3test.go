@@ -11,6 +11,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"testing"
@@ -50,22 +51,70 @@ type process struct {
 // Start starts a server that ends with the test, and with the test's process if that is killed.
 func Start(tb testing.TB) *Server {
 	tb.Helper()
-	root, err := projectRoot()
+	s, err := startIn(tb.TempDir())
 	if err != nil {
 		tb.Fatal(err)
 	}
-	s := &Server{program: filepath.Join(root, ".tools", "versitygw"), dir: tb.TempDir()}
+	tb.Cleanup(func() { s.kill() })
+	return s
+}
+
+// shared is the server of Shared. It is started once, by the first test that asks, and dies with the process.
+var shared = sync.OnceValues(func() (*Server, error) {
+	dir, err := os.MkdirTemp("", "s3test-")
+	if err != nil {
+		return nil, err
+	}
+	return startIn(dir)
+})
+
+// asked says that shared was started.
+var asked atomic.Bool
+
+// Shared returns the server that all tests of a package use. The package's TestMain calls Main.
+func Shared(tb testing.TB) *Server {
+	tb.Helper()
+	asked.Store(true)
+	s, err := shared()
+	if err != nil {
+		tb.Fatal(err)
+	}
+	return s
+}
+
+// Main runs the tests, removes the shared server and returns the exit code: os.Exit(s3test.Main(m.Run)).
+func Main(run func() int) int {
+	code := run()
+	if !asked.Load() {
+		return code
+	}
+	if s, err := shared(); err == nil {
+		s.kill()
+		if os.RemoveAll(s.dir) != nil && code == 0 {
+			return 1
+		}
+	}
+	return code
+}
+
+// startIn starts a server that keeps everything in dir.
+func startIn(dir string) (*Server, error) {
+	root, err := projectRoot()
+	if err != nil {
+		return nil, err
+	}
+	s := &Server{program: filepath.Join(root, ".tools", "versitygw"), dir: dir}
 	if _, err := os.Stat(s.program); err != nil {
-		tb.Fatalf("the S3-compatible server is not installed, run scripts/test-deps.sh test: %v", err)
+		return nil, fmt.Errorf("the S3-compatible server is not installed, run scripts/test-deps.sh test: %w", err)
 	}
 	for _, sub := range []string{"buckets", "accounts"} {
 		if err := os.Mkdir(filepath.Join(s.dir, sub), 0o700); err != nil {
-			tb.Fatal(err)
+			return nil, err
 		}
 	}
 	accounts := fmt.Sprintf(`{"accessAccounts":{%q:{"access":%q,"secret":%q,"role":"user"}}}`, strangerA, strangerA, strangerS)
 	if err := os.WriteFile(filepath.Join(s.dir, "accounts", "users.json"), []byte(accounts), 0o600); err != nil {
-		tb.Fatal(err)
+		return nil, err
 	}
 	for range 5 { // another process may take the port that was free
 		if s.port, err = freePort(); err == nil {
@@ -76,11 +125,10 @@ func Start(tb testing.TB) *Server {
 		}
 	}
 	if err != nil {
-		tb.Fatalf("start the S3-compatible server: %v", err)
+		return nil, fmt.Errorf("start the S3-compatible server: %w", err)
 	}
 	s.URL = "http://127.0.0.1:" + s.port
-	tb.Cleanup(func() { s.kill() })
-	return s
+	return s, nil
 }
 
 // Stop kills the server; the buckets keep what they have.
