@@ -215,13 +215,14 @@ func (u *ingestion) keep(ctx context.Context, c *call, snapshot *intake.Snapshot
 	}
 	taken.Manifest = events.Object{Name: "manifest.jsonl", Key: intake.ManifestKey(snapshot.ID), Digest: events.Digest(snapshot.ID), Bytes: snapshot.ManifestBytes, MediaType: "application/x-ndjson"}
 	taken.Pack = events.Object{Name: "pack.tar.zst", Key: intake.PackKey(snapshot.ID), Bytes: snapshot.PackBytes, MediaType: "application/zstd"}
-	err := snapshot.Save(ctx, func(ctx context.Context, key string) (bool, error) {
+	has := func(ctx context.Context, key string) (bool, error) {
 		_, err := u.s.Files.Stat(ctx, key)
 		if errors.Is(err, files.ErrNotFound) {
 			return false, nil
 		}
 		return err == nil, err
-	}, func(ctx context.Context, key string, in io.Reader) error {
+	}
+	err := snapshot.Save(ctx, has, func(ctx context.Context, key string, in io.Reader) error {
 		o, err := u.s.Files.Put(ctx, key, in)
 		if key == taken.Pack.Key {
 			taken.Pack.Digest, taken.Pack.Bytes = events.Digest(o.Digest), o.Bytes
@@ -243,6 +244,14 @@ func (u *ingestion) keep(ctx context.Context, c *call, snapshot *intake.Snapshot
 		return r.FinishIngest(taken)
 	})
 	if err == nil {
+		// Another process may have removed the objects, as nobody's, after this one found them and before the event.
+		serr := snapshot.Save(ctx, has, func(ctx context.Context, key string, in io.Reader) error {
+			_, err := u.s.Files.Put(ctx, key, in)
+			return err
+		})
+		if serr != nil {
+			u.s.log.Warn("snapshot not looked at again", "repository_id", u.repository, "err", serr)
+		}
 		u.s.settle(ctx, made)
 	}
 	return made, taken, err
