@@ -16,7 +16,7 @@
 -- One row: up to where, and of which log, the rows of this schema are true. It is locked by whoever writes, which makes it the fence between
 -- processes, and changes in the transaction that changes the rows.
 CREATE TABLE checkpoint (
-    only        boolean PRIMARY KEY DEFAULT true CHECK (only),
+    single      boolean PRIMARY KEY DEFAULT true CHECK (single),
     seq         bigint NOT NULL,
     stream      text   NOT NULL,
     created_ns  bigint,          -- of the stream
@@ -107,7 +107,7 @@ CREATE TABLE scans (
     priority_rank       smallint NOT NULL, -- 0 is taken first
     rerun_of            text   NOT NULL,
     profile_version     bigint NOT NULL,
-    status              text   NOT NULL,
+    status              text COLLATE "C" NOT NULL,
     attempt             bigint NOT NULL,
     max_attempts        bigint NOT NULL,
     worker_id           text   NOT NULL,
@@ -148,7 +148,8 @@ CREATE INDEX scans_unfinished ON scans (created_seq) WHERE status IN ('queued', 
 CREATE INDEX scans_waiting ON scans (priority_rank, ready_seq) INCLUDE (priority) WHERE status = 'queued';
 -- Dead letters are failed scans of one code.
 CREATE INDEX scans_failed ON scans (failure_code, created_seq DESC) WHERE failure_code IS NOT NULL;
-CREATE INDEX scans_cancelled ON scans (created_seq DESC) WHERE status = 'cancelled';
+-- Those that ended otherwise than most, which a walk through all would find late.
+CREATE INDEX scans_ended_badly ON scans (status, created_seq DESC) WHERE status IN ('failed', 'cancelled');
 
 CREATE TABLE findings (
     scan_id       text COLLATE "C" NOT NULL,
