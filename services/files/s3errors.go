@@ -30,11 +30,11 @@ type S3Error struct {
 
 func (e *S3Error) Error() string {
 	m := e.Message
-	if e.Key != "" {
-		m = e.Key + ": " + m
-	}
 	if e.means != nil {
 		m = e.means.Error() + ": " + m
+	}
+	if e.Key != "" {
+		m = e.Key + ": " + m
 	}
 	return m
 }
@@ -203,7 +203,7 @@ func (f *failed) unavailable() *S3Error {
 }
 
 // regionIn finds the region that a bucket is in where S3 says it in words.
-var regionIn = regexp.MustCompile(`expecting '([a-z0-9-]+)'`)
+var regionIn = regexp.MustCompile(`expecting ['"]([a-z0-9-]+)['"]`)
 
 func (f *failed) wrongRegion() *S3Error {
 	is := f.header.Get("X-Amz-Bucket-Region")
