@@ -2,11 +2,15 @@ package config
 
 import (
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"vega/config/secret"
+	"vega/projections"
 	"vega/services/auth"
 	"vega/services/dispatch"
+	"vega/services/files"
+	"vega/services/worker"
 )
 
 // generated is a secret that is made at the first start because it was not set.
@@ -76,6 +80,18 @@ func (l *loader) deriveSecrets() {
 			c.generate = append(c.generate, g.generated)
 			l.origin[g.variable] = OriginGenerated
 		}
+	}
+}
+
+// ForOneProcess makes of c the configuration of a process that does everything itself, in its own data folder, whatever the deployment is that c was written
+// for: what the one-machine default would be, with the limits and the engine's settings of c. Call it before KeepSecrets.
+func (c *Config) ForOneProcess() {
+	c.ServiceRole, c.Dispatch.Mode, c.Worker.RunMode, c.Log.NATSURL = RoleAPI, dispatch.ModeThread, worker.RunLocal, secret.URL{}
+	c.Projections.Backend, c.Files.Backend, c.Auth.Provider = projections.BackendJSON, files.BackendLocal, auth.ProviderCustom
+	own := generated{"VEGA_AUTH_SECRET", "auth", true, func(c *Config) *secret.String { return &c.Auth.Secret }}
+	made := slices.ContainsFunc(c.generate, func(g generated) bool { return g.variable == own.variable })
+	if c.Auth.Secret.IsZero() && !made {
+		c.generate = append(slices.Clip(c.generate), own)
 	}
 }
 

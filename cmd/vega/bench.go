@@ -16,10 +16,6 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"vega/config"
-	"vega/config/secret"
-	"vega/services/dispatch"
-	"vega/services/worker"
 )
 
 type benchFlags struct {
@@ -157,7 +153,7 @@ func benchServer(ctx context.Context, made assembly, f benchFlags, p *progress, 
 		p.say("everything is kept in %s", dir)
 	}
 	cfg.DataDir, cfg.Engine.RuntimeRoot = dir, filepath.Join(dir, "v16")
-	cfg.ServiceRole, cfg.Dispatch.Mode, cfg.Worker.RunMode, cfg.Log.NATSURL = config.RoleAPI, dispatch.ModeThread, worker.RunLocal, secret.URL{}
+	cfg.ForOneProcess()
 	cfg.Dispatch.MaxActivePerUser = max(cfg.Dispatch.MaxActivePerUser, f.concurrency)
 	cfg.LogLevel = max(cfg.LogLevel, slog.LevelWarn)
 	n, err := openAPINode(ctx, cfg, made, newLogger(cfg, stderr))

@@ -53,6 +53,9 @@ func (n *node) answerHealth(life *lifecycle) error {
 	return nil
 }
 
+// exitUnhealthy is the exit code of healthcheck and doctor when something does not work: what a container engine knows.
+const exitUnhealthy = 1
+
 // healthTime bounds one question of the healthcheck command.
 const healthTime = 3 * time.Second
 
@@ -74,7 +77,11 @@ fails while a part that the process stands on is away; a container that is resta
 			if ready {
 				path = "/readyz"
 			}
-			return askHealth(cmd.Context(), cfg, path)
+			if err := askHealth(cmd.Context(), cfg, path); err != nil {
+				fmt.Fprintln(cmd.ErrOrStderr(), "vega:", err)
+				return exitCode(exitUnhealthy)
+			}
+			return nil
 		},
 	}
 	cmd.Flags().BoolVar(&ready, "ready", false, "ask whether all parts that the process stands on work too")

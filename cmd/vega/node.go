@@ -16,6 +16,7 @@ import (
 	"vega/config"
 	"vega/events"
 	"vega/events/eventstore"
+	"vega/projections"
 	"vega/services/api"
 	"vega/services/dispatch"
 	"vega/services/engine"
@@ -123,15 +124,21 @@ func (n *node) natsError(err error) error {
 	return fmt.Errorf("VEGA_NATS_URL=%s, VEGA_NATS_CREDS=%s: %w", n.cfg.Log.NATSURL, cmp.Or(n.cfg.Log.NATSCreds, "not set"), err)
 }
 
-// whileAway calls f again while the log does not answer it: a process may be started in the middle of an outage.
+// whileAway calls f again while the log, or the read models' server, does not answer it: a process may be started in the middle of an outage.
 func (n *node) whileAway(ctx context.Context, f func() error) error {
 	for told := false; ; {
 		err := f()
-		if !errors.Is(err, eventstore.ErrUnavailable) || errors.Is(err, eventstore.ErrFull) || ctx.Err() != nil {
+		what := "event log"
+		if errors.Is(err, projections.ErrUnavailable) {
+			what = "read models"
+		} else if !errors.Is(err, eventstore.ErrUnavailable) || errors.Is(err, eventstore.ErrFull) {
+			return err
+		}
+		if ctx.Err() != nil {
 			return err
 		}
 		if !told {
-			n.log.Info("waiting for the event log", "err", err)
+			n.log.Info("waiting for the "+what, "err", err)
 			told = true
 		}
 		select {

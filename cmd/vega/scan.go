@@ -21,11 +21,8 @@ import (
 	"github.com/spf13/cobra"
 
 	"vega/config"
-	"vega/config/secret"
 	"vega/events"
-	"vega/services/dispatch"
 	"vega/services/intake"
-	"vega/services/worker"
 )
 
 type scanFlags struct {
@@ -76,7 +73,7 @@ Exit codes:
 	fl.StringVar(&f.failOn, "fail-on", "high", "lowest severity that makes the exit code 1: critical, high, medium, low, info or none")
 	fl.BoolVar(&f.requireComplete, "require-complete", false, "exit 2 whenever the coverage is not complete")
 	fl.BoolVar(&f.json, "json", false, "print one JSON document on stdout instead of tables")
-	fl.StringVar(&f.server, "server", "", "`URL` of a server's API, prefix included; the token is in VEGA_TOKEN")
+	fl.StringVar(&f.server, "server", "", "`URL` of a server's API, prefix included; VEGA_TOKEN holds an access token, or an API key with the scopes read and scan")
 	fl.StringVar(&f.name, "name", "", "name of the repository (default: the folder's name)")
 	fl.StringVar(&f.priority, "priority", "normal", "high, normal or low")
 	fl.StringVar(&f.model, "model", "", "model to use instead of VEGA_V16_MODEL")
@@ -184,7 +181,7 @@ func connectServer(ctx context.Context, made assembly, f scanFlags, stderr io.Wr
 		}
 		token := os.Getenv("VEGA_TOKEN")
 		if token == "" {
-			return nil, errors.New("--server needs a token in VEGA_TOKEN")
+			return nil, errors.New("--server needs an access token or an API key in VEGA_TOKEN")
 		}
 		return &server{client: newClient(f.server, token), close: func() error { return nil }}, nil
 	}
@@ -200,7 +197,7 @@ func connectServer(ctx context.Context, made assembly, f scanFlags, stderr io.Wr
 		return nil, err
 	}
 	// Scans run right here, whatever a deployment that shares the settings does.
-	cfg.ServiceRole, cfg.Dispatch.Mode, cfg.Worker.RunMode, cfg.Log.NATSURL = config.RoleAPI, dispatch.ModeThread, worker.RunLocal, secret.URL{}
+	cfg.ForOneProcess()
 	cfg.LogLevel = max(cfg.LogLevel, slog.LevelWarn)
 	n, err := openAPINode(ctx, cfg, made, newLogger(cfg, stderr))
 	waiting := false

@@ -10,7 +10,6 @@ import (
 
 	"vega/config"
 	"vega/events/eventstore"
-	"vega/projections"
 	"vega/services/auth"
 	"vega/services/dispatch"
 )
@@ -58,9 +57,6 @@ func served(cfg config.Config) error {
 	var no []string
 	if cfg.ServiceRole == config.RoleLLMProxy {
 		no = append(no, "VEGA_SERVICE_ROLE="+string(cfg.ServiceRole))
-	}
-	if cfg.Projections.Backend != projections.BackendJSON {
-		no = append(no, "VEGA_PERSISTENCE_BACKEND="+string(cfg.Projections.Backend))
 	}
 	if cfg.Auth.Provider != auth.ProviderCustom {
 		no = append(no, "VEGA_AUTH_PROVIDER="+string(cfg.Auth.Provider))

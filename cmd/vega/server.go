@@ -17,6 +17,7 @@ import (
 	"vega/events"
 	"vega/projections"
 	"vega/projections/jsonfile"
+	"vega/projections/postgres"
 	"vega/services/api"
 	"vega/services/auth"
 	"vega/services/dispatch"
@@ -31,7 +32,7 @@ import (
 type apiNode struct {
 	node
 	lock   *dataLock
-	model  *jsonfile.Model
+	model  readModel
 	runner *projections.Runner
 	intake *intake.Intake
 	api    *api.Server
@@ -58,7 +59,12 @@ func openAPINode(ctx context.Context, cfg config.Config, made assembly, log *slo
 		opening  sync.WaitGroup
 		modelErr error
 	)
-	opening.Go(func() { n.model, modelErr = jsonfile.Open(filepath.Join(cfg.DataDir, "readmodels")) })
+	opening.Go(func() {
+		modelErr = n.whileAway(ctx, func() (err error) {
+			n.model, err = openModel(ctx, cfg, log)
+			return err
+		})
+	})
 	err = n.startLog(ctx)
 	opening.Wait()
 	if modelErr == nil {
@@ -78,6 +84,25 @@ func openAPINode(ctx context.Context, cfg config.Config, made assembly, log *slo
 		return err
 	})
 	return n, err
+}
+
+// readModel is one of the two backends.
+type readModel interface {
+	projections.Model
+	Close() error
+}
+
+// openModel opens the configured read model. It returns projections.ErrUnavailable when its server does not answer.
+func openModel(ctx context.Context, cfg config.Config, log *slog.Logger) (readModel, error) {
+	if cfg.Projections.Backend == projections.BackendPostgres {
+		return postgres.Open(ctx, postgres.Options{Config: cfg.Projections, Log: log})
+	}
+	return jsonfile.Open(filepath.Join(cfg.DataDir, "readmodels"))
+}
+
+// alone says that this process is the only API of its log: the lock on the data folder proves it where the log or the read model lies in there.
+func (n *apiNode) alone() bool {
+	return n.cfg.OneMachine() || n.cfg.Projections.Backend == projections.BackendJSON
 }
 
 // apiGrace is what requests get to finish when the process stops; uploads included.
@@ -121,7 +146,7 @@ func (n *apiNode) run(ctx context.Context, l net.Listener, ready func()) (err er
 	return life.wait(leave)
 }
 
-// recover waits until the read models know the whole log, then gives back what the last process left behind. The lock on the data folder proves that
+// recover waits until the read models know the whole log, then gives back what the last process left behind, where the lock on the data folder proves that
 // nobody else takes uploads in, and in thread mode that nobody else runs scans.
 func (n *apiNode) recover(ctx context.Context) error {
 	info, err := n.store.Info(ctx)
@@ -136,8 +161,10 @@ func (n *apiNode) recover(ctx context.Context) error {
 			return err
 		}
 	}
-	if err := maintenance.EndIngestions(ctx, n.store, n.model, n.log); err != nil {
-		return err
+	if n.alone() { // otherwise another process may be taking a source in; maintenance ends what no living one does
+		if err := maintenance.EndIngestions(ctx, n.store, n.model, n.log); err != nil {
+			return err
+		}
 	}
 	// Everything up to here is in the model, so a queue need not look before the oldest scan that is not over.
 	n.from = n.runner.At()

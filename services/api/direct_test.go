@@ -4,29 +4,17 @@ import (
 	"bytes"
 	"context"
 	"io"
-	"log/slog"
 	"net/http"
 	"strings"
 	"testing"
-	"time"
 
 	"vega/events"
-	"vega/services/files"
-	"vega/services/files/s3test"
 )
 
-// s3World is a world whose files are in buckets of a real server.
+// s3World is a world whose files are in buckets, whatever the others stand on.
 func s3World(t *testing.T, o options) *world {
 	t.Helper()
-	server := s3test.Start(t)
-	o.files = func(t testing.TB) files.Store {
-		t.Helper()
-		cfg := files.S3{PathStyle: true, PresignLife: time.Minute}
-		cfg.Source, cfg.Artifacts, cfg.Exports = server.Buckets(t)
-		store, err := files.OpenS3(t.Context(), cfg, files.S3Options{AWS: server.Config()}, slog.New(slog.DiscardHandler))
-		must(t, err)
-		return store
-	}
+	o.files = s3Files
 	return newWorld(t, o)
 }
 

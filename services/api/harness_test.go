@@ -11,7 +11,6 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
-	"os"
 	"slices"
 	"strings"
 	"sync"
@@ -25,7 +24,6 @@ import (
 	"vega/events/eventstore"
 	"vega/events/eventstore/natstest"
 	"vega/projections"
-	"vega/projections/jsonfile"
 	"vega/services/auth"
 	"vega/services/dispatch"
 	"vega/services/files"
@@ -33,16 +31,11 @@ import (
 	"vega/services/scan"
 )
 
-func TestMain(m *testing.M) {
-	intake.ChildMain()
-	os.Exit(m.Run())
-}
-
 // world is a whole installation without workers: real log, read model, files and HTTP.
 type world struct {
 	t      testing.TB
 	store  *eventstore.Store
-	model  *jsonfile.Model
+	model  model
 	runner *projections.Runner
 	files  files.Store
 	api    *Server
@@ -77,16 +70,9 @@ type options struct {
 	// accounts are testAccounts and others.
 	accounts []auth.Account
 	grace    time.Duration // of the server's stop
-	// files opens the file storage; nil: the one that all of this run's worlds have.
+	// files opens the file storage; nil: openFiles.
 	files     func(testing.TB) files.Store
 	maxSource int64 // bytes of an upload; 0: 1 MiB
-}
-
-func localFiles(t testing.TB) files.Store {
-	t.Helper()
-	store, err := files.Open(t.TempDir())
-	must(t, err)
-	return store
 }
 
 func newWorld(t testing.TB, o options) *world {
@@ -107,12 +93,11 @@ func newWorld(t testing.TB, o options) *world {
 		o.spool = t.TempDir()
 	}
 	var err error
-	w.model, err = jsonfile.Open(t.TempDir())
-	must(t, err)
+	w.model = openModel(t)
 	w.runner, err = projections.NewRunner(t.Context(), w.store, w.model, log)
 	must(t, err)
 	if o.files == nil {
-		o.files = localFiles
+		o.files = openFiles
 	}
 	w.files = o.files(t)
 	in, err := intake.Open(intake.Config{MaxSourceBytes: cmp.Or(o.maxSource, 1<<20), MaxEntries: 100, MaxUncompressedBytes: 4 * cmp.Or(o.maxSource, 1<<20), MaxRatio: 200, Timeout: time.Minute, Slots: 2}, o.spool, log)
