@@ -15,6 +15,7 @@ import (
 
 	"vega/services/files"
 	"vega/services/files/filestest"
+	"vega/services/files/s3test"
 )
 
 // TestMain lets a test start this binary again as a process that dies inside a put.
@@ -23,7 +24,7 @@ func TestMain(m *testing.M) {
 		putUntilKilled(os.Args[2])
 		return
 	}
-	os.Exit(m.Run())
+	os.Exit(s3test.Main(m.Run))
 }
 
 func TestLocalKeepsTheContract(t *testing.T) {

@@ -32,7 +32,7 @@ func s3Store(t testing.TB, srv *s3test.Server, change func(*files.S3, *files.S3O
 
 func TestS3KeepsTheContract(t *testing.T) {
 	t.Parallel()
-	srv := s3test.Start(t)
+	srv := s3test.Shared(t)
 	filestest.Run(t, func(t *testing.T) files.Store {
 		s, _ := s3Store(t, srv, nil)
 		return below{s, "scans/x/"}

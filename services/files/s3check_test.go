@@ -19,7 +19,7 @@ import (
 
 func TestCheckFindsNothingWrongWithGoodBucketsAndLeavesNothing(t *testing.T) {
 	t.Parallel()
-	srv := s3test.Start(t)
+	srv := s3test.Shared(t)
 	s, c := s3Store(t, srv, nil)
 	if err := s.Ready(t.Context()); err != nil {
 		t.Errorf("Ready = %v", err)
@@ -57,7 +57,7 @@ func answer(status int, code, message string, header map[string]string) func(*ht
 
 func TestWhatIsWrongWithS3IsOneSentence(t *testing.T) {
 	t.Parallel()
-	srv := s3test.Start(t)
+	srv := s3test.Shared(t)
 	static := func(access, secret string) aws.CredentialsProvider {
 		return credentials.NewStaticCredentialsProvider(access, secret, "")
 	}
