@@ -1,0 +1,9 @@
+//go:build long
+
+package postgres_test
+
+const (
+	kills    = 50
+	rebuildN = 1_000_000
+	listN    = 1_000_000
+)
