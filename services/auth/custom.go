@@ -164,19 +164,27 @@ type claims struct {
 	Roles   []string `json:"roles,omitempty"`
 }
 
-// Verify says who holds an access token, or ErrBadToken. Whether the token's session still lives is asked at most every recheck; while
+// Verify says who holds an access token, or returns a Refusal, which is an ErrBadToken. Whether the token's session still lives is asked at most every recheck; while
 // that cannot be asked, the signature is enough.
 func (c *Custom) Verify(ctx context.Context, bearer string) (Identity, error) {
+	if !plausible(bearer) {
+		return Identity{}, Refusal{ReasonMalformed}
+	}
 	var cl claims
-	_, err := jwt.ParseWithClaims(bearer, &cl, func(*jwt.Token) (any, error) { return c.key, nil },
+	token, err := jwt.ParseWithClaims(bearer, &cl, func(*jwt.Token) (any, error) { return c.key, nil },
 		jwt.WithValidMethods([]string{jwt.SigningMethodHS256.Alg()}), jwt.WithIssuer(issuer), jwt.WithAudience(audience),
 		jwt.WithExpirationRequired(), jwt.WithIssuedAt(), jwt.WithTimeFunc(c.now), jwt.WithLeeway(5*time.Second))
 	if err != nil {
-		return Identity{}, ErrBadToken // what exactly was wrong helps nobody honest
+		return Identity{}, Refusal{reasonOf(err, token, jwt.SigningMethodHS256)}
 	}
 	a, ok := c.byID[events.UserID(cl.Subject)]
-	if !ok || !c.sessions.lives(ctx, cl.Session, c.now()) {
-		return Identity{}, ErrBadToken
+	switch {
+	case critical(token.Header):
+		return Identity{}, Refusal{ReasonMalformed}
+	case !ok:
+		return Identity{}, Refusal{ReasonUnknownUser}
+	case !c.sessions.lives(ctx, cl.Session, c.now()):
+		return Identity{}, Refusal{ReasonRevoked}
 	}
 	return Identity{User: a.id, Email: a.email, Admin: a.admin && slices.Contains(cl.Roles, roleAdmin), Session: cl.Session}, nil
 }

@@ -121,25 +121,28 @@ func TestVerifyRefusesWhatItDidNotSign(t *testing.T) {
 	}
 	h, p, _ := strings.Cut(good, ".")
 	p, sig, _ := strings.Cut(p, ".")
-	for name, token := range map[string]string{
-		"empty":             "",
-		"text":              "not a token",
-		"no signature":      h + "." + p + ".",
-		"changed signature": h + "." + p + "." + sig[:len(sig)-4] + "AAAA",
-		"other secret":      login(t, other).Access,
-		"alg none":          sign(jwt.SigningMethodNone, jwt.UnsafeAllowNoneSignatureType, func(*claims) {}),
-		"alg HS512":         sign(jwt.SigningMethodHS512, c.key, func(*claims) {}),
-		"other issuer":      sign(jwt.SigningMethodHS256, c.key, func(cl *claims) { cl.Issuer = "else" }),
-		"other audience":    sign(jwt.SigningMethodHS256, c.key, func(cl *claims) { cl.Audience = jwt.ClaimStrings{"vega-llm"} }),
-		"no expiry":         sign(jwt.SigningMethodHS256, c.key, func(cl *claims) { cl.ExpiresAt = nil }),
-		"expired":           sign(jwt.SigningMethodHS256, c.key, func(cl *claims) { cl.ExpiresAt = jwt.NewNumericDate(clk.Now().Add(-time.Minute)) }),
-		"from the future":   sign(jwt.SigningMethodHS256, c.key, func(cl *claims) { cl.IssuedAt = jwt.NewNumericDate(clk.Now().Add(time.Hour)) }),
-		"unknown user":      sign(jwt.SigningMethodHS256, c.key, func(cl *claims) { cl.Subject = "user_else" }),
-		"no session":        sign(jwt.SigningMethodHS256, c.key, func(cl *claims) { cl.Session = "" }),
-		"unknown session":   sign(jwt.SigningMethodHS256, c.key, func(cl *claims) { cl.Session = digest("else") }),
+	for _, tc := range []struct {
+		name, token string
+		want        Reason
+	}{
+		{"empty", "", ReasonMalformed},
+		{"text", "not a token", ReasonMalformed},
+		{"no signature", h + "." + p + ".", ReasonSignature},
+		{"changed signature", h + "." + p + "." + sig[:len(sig)-4] + "AAAA", ReasonSignature},
+		{"other secret", login(t, other).Access, ReasonSignature},
+		{"alg none", sign(jwt.SigningMethodNone, jwt.UnsafeAllowNoneSignatureType, func(*claims) {}), ReasonAlgorithm},
+		{"alg HS512", sign(jwt.SigningMethodHS512, c.key, func(*claims) {}), ReasonAlgorithm},
+		{"other issuer", sign(jwt.SigningMethodHS256, c.key, func(cl *claims) { cl.Issuer = "else" }), ReasonIssuer},
+		{"other audience", sign(jwt.SigningMethodHS256, c.key, func(cl *claims) { cl.Audience = jwt.ClaimStrings{"vega-llm"} }), ReasonAudience},
+		{"no expiry", sign(jwt.SigningMethodHS256, c.key, func(cl *claims) { cl.ExpiresAt = nil }), ReasonMalformed},
+		{"expired", sign(jwt.SigningMethodHS256, c.key, func(cl *claims) { cl.ExpiresAt = jwt.NewNumericDate(clk.Now().Add(-time.Minute)) }), ReasonExpired},
+		{"from the future", sign(jwt.SigningMethodHS256, c.key, func(cl *claims) { cl.IssuedAt = jwt.NewNumericDate(clk.Now().Add(time.Hour)) }), ReasonNotYetValid},
+		{"unknown user", sign(jwt.SigningMethodHS256, c.key, func(cl *claims) { cl.Subject = "user_else" }), ReasonUnknownUser},
+		{"no session", sign(jwt.SigningMethodHS256, c.key, func(cl *claims) { cl.Session = "" }), ReasonRevoked},
+		{"unknown session", sign(jwt.SigningMethodHS256, c.key, func(cl *claims) { cl.Session = digest("else") }), ReasonRevoked},
 	} {
-		if id, err := c.Verify(t.Context(), token); !errors.Is(err, ErrBadToken) {
-			t.Errorf("%s: Verify = %+v, %v, want ErrBadToken", name, id, err)
+		if id, err := c.Verify(t.Context(), tc.token); !errors.Is(err, ErrBadToken) || ReasonOf(err) != tc.want {
+			t.Errorf("%s: Verify = %+v, %v (%s), want ErrBadToken (%s)", tc.name, id, err, ReasonOf(err), tc.want)
 		}
 	}
 	clk.pass(AccessLife + time.Minute)

@@ -1,0 +1,4 @@
+package auth
+
+// ParseKeys is parseKeys, for the fuzzer.
+var ParseKeys = parseKeys
