@@ -132,7 +132,7 @@ func (b *breaker) serve(client net.Conn) {
 	b.mu.Unlock()
 	var copying sync.WaitGroup
 	end := func() { _ = client.Close(); _ = server.Close() }
-	swallow := make(chan struct{}) // closed: answers are lost from here on
+	swallow := make(chan struct{})  // closed: answers are lost from here on
 	answered := make(chan struct{}) // closed by the reader: an answer was lost, or none comes
 	copying.Go(func() {
 		defer end()
