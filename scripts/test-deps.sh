@@ -6,6 +6,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 golangci_lint=v2.15.0
+versitygw=v1.8.0
 
 # have reports whether a command is on the PATH.
 have() { command -v "$1" >/dev/null 2>&1; }
@@ -81,7 +82,7 @@ test)
 	nats_server # the clusters of the chaos test
 	npm_package fauxqs 1.9.2 # the SQS queue of the dispatch tests
 	npm_package cognito-local 5.3.0 # the user pools of the sign-in tests
-	go_tool versitygw github.com/versity/versitygw/cmd/versitygw v1.8.0 # the S3 server of the file storage tests
+	go_tool versitygw github.com/versity/versitygw/cmd/versitygw "$versitygw" # the S3 server of the file storage tests
 	debian chromium chromium # the API's documentation page is tested in a browser
 	compgen -G '/usr/lib/postgresql/*/bin/postgres' >/dev/null || debian postgres postgresql # the read models' tests; Debian keeps the server's programs off the PATH
 	;;
@@ -89,6 +90,7 @@ lint)
 	go_tool golangci-lint github.com/golangci/golangci-lint/v2/cmd/golangci-lint "$golangci_lint"
 	;;
 bench)
+	go_tool versitygw github.com/versity/versitygw/cmd/versitygw "$versitygw" # uploads to S3
 	debian unzip unzip # what unpacking is measured against
 	debian tar tar
 	debian zip zip

@@ -18,10 +18,17 @@ import (
 	"vega/services/files/s3test"
 )
 
-// TestMain lets a test start this binary again as a process that dies inside a put.
+// TestMain lets a test start this binary again as a process of its own: one that dies inside a put, one whose memory is measured.
 func TestMain(m *testing.M) {
 	if len(os.Args) == 3 && os.Args[1] == "put-until-killed" {
 		putUntilKilled(os.Args[2])
+		return
+	}
+	if len(os.Args) == 3 && os.Args[1] == "stream-s3" {
+		if err := streamS3(os.Args[2]); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
 		return
 	}
 	os.Exit(s3test.Main(m.Run))
