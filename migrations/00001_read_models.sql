@@ -25,6 +25,10 @@ CREATE TABLE checkpoint (
 ) WITH (fillfactor = 10);
 INSERT INTO checkpoint (seq, stream, rows_schema, edition) VALUES (0, '', 0, '');
 
+-- Nothing is in it. Every query names it first, and a rebuild that exchanges the tables for others locks it: so it waits for the queries that have begun, and those that
+-- begin meanwhile find the new tables, all of them.
+CREATE TABLE gate ();
+
 CREATE TABLE projects (
     id          text COLLATE "C" PRIMARY KEY,
     name        text    NOT NULL,

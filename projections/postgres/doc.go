@@ -31,6 +31,6 @@
 // # Rebuilding
 //
 // A rebuild makes the schema "vega_draft" with the same migrations, fills and compares it beside the live one, and renames both in one transaction that holds the checkpoint and waits
-// for the readers of the live tables, so that every reader sees one or the other. It is refused while another process has one. A crash leaves a draft, or the old rows
+// for the queries that have begun (the table gate), so that each sees one or the other. It is refused while another process has one. A crash leaves a draft, or the old rows
 // as "vega_old", which the next rebuild removes.
 package postgres

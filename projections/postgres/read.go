@@ -34,7 +34,10 @@ func (s *statement) add(format string, args ...any) {
 	fmt.Fprintf(&s.sql, format+"\n", places...)
 }
 
-// unfinished is the condition of the index of the same name, and waiting of its.
+// text is the whole statement. It names the gate before any table: what is named here is locked first.
+func (s *statement) text() string { return "WITH g AS (SELECT FROM gate)\n" + s.sql.String() }
+
+// unfinished is the condition of the index of the same name.
 const unfinished = "status IN ('queued', 'claimed', 'running', 'cancelling')"
 
 // Project returns one project, deleted or not, or ErrNotFound.
@@ -255,7 +258,7 @@ func (m *Model) views(ctx context.Context, s *statement) ([]projections.FindingV
 	var out []projections.FindingView
 	err := m.use(ctx, m.reads, func(ctx context.Context, conn *pgx.Conn) error {
 		out = nil
-		got, err := conn.Query(ctx, s.sql.String(), s.args...)
+		got, err := conn.Query(ctx, s.text(), s.args...)
 		if err != nil {
 			return err
 		}
@@ -282,10 +285,9 @@ func (m *Model) views(ctx context.Context, s *statement) ([]projections.FindingV
 func (m *Model) Rollup(ctx context.Context, id events.ProjectID) (projections.Rollup, error) {
 	var out projections.Rollup
 	var s statement
-	s.add("WITH x AS (SELECT %s::text AS id)", string(id))
 	s.add("SELECT (SELECT count(*) FROM repositories r WHERE r.project_id = x.id AND NOT r.deleted), (SELECT t.id FROM scans t WHERE t.project_id = x.id ORDER BY t.created_seq DESC LIMIT 1),")
 	s.add("u.requests, u.input_tokens, u.cached_input_tokens, u.output_tokens, u.cost_nano_usd, f.critical, f.high, f.medium, f.low, f.info")
-	s.add("FROM x LEFT JOIN project_usage u ON u.project_id = x.id CROSS JOIN LATERAL (SELECT")
+	s.add("FROM (SELECT %s::text AS id) x LEFT JOIN project_usage u ON u.project_id = x.id CROSS JOIN LATERAL (SELECT", string(id))
 	for i, severity := range events.Severities() {
 		comma := ","
 		if i == len(events.Severities())-1 {
@@ -373,7 +375,7 @@ func rows[R any](ctx context.Context, m *Model, t *table[R], s *statement) ([]R,
 	var out []R
 	err := m.use(ctx, m.reads, func(ctx context.Context, conn *pgx.Conn) error {
 		out = nil
-		got, err := conn.Query(ctx, s.sql.String(), s.args...)
+		got, err := conn.Query(ctx, s.text(), s.args...)
 		if err != nil {
 			return err
 		}
@@ -395,7 +397,7 @@ func rows[R any](ctx context.Context, m *Model, t *table[R], s *statement) ([]R,
 // row reads the one row that a statement selects.
 func (m *Model) row(ctx context.Context, s *statement, into ...any) error {
 	err := m.use(ctx, m.reads, func(ctx context.Context, conn *pgx.Conn) error {
-		return conn.QueryRow(ctx, s.sql.String(), s.args...).Scan(into...)
+		return conn.QueryRow(ctx, s.text(), s.args...).Scan(into...)
 	})
 	if errors.Is(err, pgx.ErrNoRows) {
 		return projections.ErrNotFound

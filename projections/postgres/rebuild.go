@@ -246,7 +246,11 @@ func (d *draft) Swap(ctx context.Context) error {
 	// drops what is left over.
 	d.done = true
 	defer d.m.hangUp(d.conn)
-	if _, err := d.conn.Exec(ctx, drop(oldSchema)); err != nil {
+	_, err := d.conn.Exec(ctx, drop(oldSchema))
+	if e, ok := errors.AsType[*pgconn.PgError](err); ok && e.Code == codeDeadlock { // with a statement that was planned for the old tables
+		_, err = d.conn.Exec(ctx, drop(oldSchema))
+	}
+	if err != nil {
 		d.m.log.Warn("old read models not removed; the next rebuild removes them", "err", d.m.tell(ctx, "drop", err))
 	}
 	return nil
@@ -276,14 +280,9 @@ func (d *draft) exchange(ctx context.Context, wait time.Duration) error {
 		if !same {
 			return errors.New("the tables were migrated meanwhile; rebuild again")
 		}
-		tables := make([]string, len(tableNames))
-		for i, n := range tableNames {
-			tables[i] = liveSchema + "." + n
-		}
 		for _, sql := range []string{
 			fmt.Sprintf("SET LOCAL lock_timeout = %d", wait.Milliseconds()),
-			// Not the checkpoint: who waits for its row has a lock on the table.
-			"LOCK TABLE " + strings.Join(tables, ", ") + " IN ACCESS EXCLUSIVE MODE",
+			"LOCK TABLE " + liveSchema + ".gate IN ACCESS EXCLUSIVE MODE",
 			"ALTER SCHEMA " + liveSchema + " RENAME TO " + oldSchema,
 			"ALTER SCHEMA " + draftSchema + " RENAME TO " + liveSchema,
 		} {

@@ -20,7 +20,7 @@ func TestARebuildInOneProcessWhileAnotherWrites(t *testing.T) {
 	modeltest.Story(t).Publish(t, s, 1)
 	address := pgtest.Shared(t).Database(t)
 	leader := start(t, s, options(address))
-	until(t, "somebody leads", leader.Leads)
+	leader.wait(t, modeltest.Story(t).Last())
 	follower := start(t, s, options(address))
 	stop := writes(t, s, leader, follower)
 	ctx, cancel := context.WithCancel(t.Context())
