@@ -184,12 +184,12 @@ func (d *deployment) leader() *replica {
 
 // writes are projects that are created through all replicas until ctx ends, and reads each one back through another replica with at_least: it has to be there.
 type writes struct {
-	blind  bool        // nothing is read back
-	made   chan string // ids that were answered 201
-	done   atomic.Int64
-	reads  atomic.Int64
-	wrong  atomic.Int64 // reads that lacked what they were asked to have
-	slow   atomic.Int64 // longest time between two accepted writes, ns
+	blind bool        // nothing is read back
+	made  chan string // ids that were answered 201
+	done  atomic.Int64
+	reads atomic.Int64
+	wrong atomic.Int64 // reads that lacked what they were asked to have
+	slow  atomic.Int64 // longest time between two accepted writes, ns
 }
 
 func (d *deployment) run(ctx context.Context, l *writes, clients []*client) {

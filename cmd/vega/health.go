@@ -35,8 +35,7 @@ func (n *node) answerHealth(life *lifecycle) error {
 		return fmt.Errorf("listen on VEGA_HEALTH_LISTEN_ADDR: %w", err)
 	}
 	checks := append([]api.Check{
-		{Name: "nats", Run: func(ctx context.Context) error { _, err := n.store.Info(ctx); return err }},
-		n.disk(),
+		logCheck(n.store), n.disk(),
 	}, n.checks...)
 	srv := &http.Server{
 		Handler:           api.Health{Version: buildVersion(), Region: string(n.cfg.Region), Checks: checks, Metrics: newMetrics()},

@@ -45,7 +45,7 @@ Every setting is an environment variable that begins with VEGA_, or a line of a 
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
 		return fmt.Errorf("%w\nSee '%s --help'", err, cmd.CommandPath())
 	})
-	root.AddCommand(newScanCommand(made), newRunScanCommand(made), newBenchCommand(made), newConfigCommand(), newHealthcheckCommand(), newMigrateCommand(), newSetupCommand(), newLogCommand(), newVersionCommand())
+	root.AddCommand(newScanCommand(made), newRunScanCommand(made), newBenchCommand(made), newConfigCommand(), newDoctorCommand(), newHealthcheckCommand(), newMigrateCommand(), newSetupCommand(), newLogCommand(), newVersionCommand())
 	return root
 }
 

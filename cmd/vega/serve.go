@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"io"
@@ -10,15 +11,14 @@ import (
 
 	"vega/config"
 	"vega/events/eventstore"
+	"vega/projections"
 	"vega/services/auth"
 	"vega/services/dispatch"
+	"vega/services/files"
 )
 
 // serve runs the configured role until ctx ends.
 func serve(ctx context.Context, cfg config.Config, made assembly, stdout, stderr io.Writer) error {
-	if err := served(cfg); err != nil {
-		return err
-	}
 	log := newLogger(cfg, stderr)
 	stop := context.AfterFunc(ctx, func() { log.Info("asked to stop; a second signal ends the process at once") })
 	defer stop()
@@ -28,6 +28,8 @@ func serve(ctx context.Context, cfg config.Config, made assembly, stdout, stderr
 		return serveWorker(ctx, cfg, made, log)
 	case config.RoleMaintenance:
 		return serveMaintenance(ctx, cfg, log, func() { log.Info("ready", "version", buildVersion(), "mode", cfg.Dispatch.Mode) })
+	case config.RoleLLMProxy:
+		return serveLLMProxy(ctx, cfg, log)
 	default:
 		return serveAPI(ctx, cfg, made, log, stdout)
 	}
@@ -52,27 +54,16 @@ func joinClose(err error, n *apiNode) error {
 	return err
 }
 
-// served says which settings this build cannot serve.
-func served(cfg config.Config) error {
-	var no []string
-	if cfg.ServiceRole == config.RoleLLMProxy {
-		no = append(no, "VEGA_SERVICE_ROLE="+string(cfg.ServiceRole))
-	}
-	if cfg.Auth.Provider != auth.ProviderCustom {
-		no = append(no, "VEGA_AUTH_PROVIDER="+string(cfg.Auth.Provider))
-	}
-	if len(no) > 0 {
-		return fmt.Errorf("this build does not serve %s", strings.Join(no, ", "))
-	}
-	return nil
-}
-
 // greet tells a person where things are and what is off.
 func greet(w io.Writer, log *slog.Logger, cfg config.Config, addr string) {
 	log.Info("ready", "addr", addr, "version", buildVersion())
 	fmt.Fprintf(w, "\n%s is ready\n\n  API       http://%s%s\n  API docs  http://%s/docs\n", cfg.API.AppName, addr, cfg.API.Prefix, addr)
-	fmt.Fprintf(w, "  Login     %s, password %s\n", cfg.Auth.DebugEmail, passwordHint(cfg))
-	fmt.Fprintf(w, "  Data      %s\n", cfg.DataDir)
+	if cfg.Auth.Provider == auth.ProviderCognito {
+		fmt.Fprintf(w, "  Login     at %s, for tokens of the app client %s\n", cmp.Or(cfg.Auth.Cognito.SignInURL, cfg.Auth.Cognito.Issuer), cfg.Auth.Cognito.AppClientID)
+	} else {
+		fmt.Fprintf(w, "  Login     %s, password %s\n", cfg.Auth.DebugEmail, passwordHint(cfg))
+	}
+	fmt.Fprintf(w, "  Data      %s\n", whereData(cfg))
 	if cfg.Dispatch.Mode != dispatch.ModeThread {
 		fmt.Fprintf(w, "  Workers   scans wait for them; %s\n", howToWork(cfg))
 	}
@@ -83,6 +74,18 @@ func greet(w io.Writer, log *slog.Logger, cfg config.Config, addr string) {
 		fmt.Fprintln(w, "  Note      VEGA_NATS_SYNC=default: the last two minutes of events may be lost in a power cut")
 	}
 	fmt.Fprintln(w)
+}
+
+// whereData says where everything is kept.
+func whereData(cfg config.Config) string {
+	where := cfg.DataDir
+	if cfg.Projections.Backend == projections.BackendPostgres {
+		where += ", read models in Postgres"
+	}
+	if cfg.Files.Backend == files.BackendS3 {
+		where += fmt.Sprintf(", files in the S3 buckets %s and %s", cfg.Files.S3.Source, cfg.Files.S3.Artifacts)
+	}
+	return where
 }
 
 // howToWork says how to start a worker for this process's log.

@@ -135,7 +135,11 @@ func (n *apiNode) run(ctx context.Context, l net.Listener, ready func()) (err er
 	if err := n.startMaintenance(life, n.from); err != nil {
 		return err
 	}
-	if err := n.whileAway(life.front, func() error { return n.openAPI(life.base) }); err != nil {
+	signIn, err := n.openSignIn(life)
+	if err != nil {
+		return err
+	}
+	if err := n.whileAway(life.front, func() error { return n.openAPI(signIn) }); err != nil {
 		return err
 	}
 	life.serve(func(ctx context.Context) error { return api.Serve(ctx, l, n.api, apiGrace) })
@@ -178,11 +182,30 @@ func (n *apiNode) recover(ctx context.Context) error {
 	return nil
 }
 
-func (n *apiNode) openAPI(ctx context.Context) error {
-	signIn, err := auth.NewCustom(ctx, n.store, auth.CustomOptions{Secret: n.cfg.Auth.Secret, Accounts: n.cfg.Auth.Accounts()})
-	if err != nil {
-		return err
+// openSignIn makes what answers for tokens. What keeps it fresh runs as a part.
+func (n *apiNode) openSignIn(life *lifecycle) (signIn api.Auth, err error) {
+	if n.cfg.Auth.Provider != auth.ProviderCognito {
+		err = n.whileAway(life.front, func() error {
+			signIn, err = auth.NewCustom(life.base, n.store, auth.CustomOptions{Secret: n.cfg.Auth.Secret, Accounts: n.cfg.Auth.Accounts()})
+			return err
+		})
+		return signIn, err
 	}
+	pool, err := auth.NewCognito(life.base, auth.CognitoOptions{Config: n.cfg.Auth.Cognito, Log: n.log})
+	if err != nil {
+		return nil, err
+	}
+	n.checks = append(n.checks, api.Check{Name: "cognito", Run: pool.Check})
+	life.part("sign-in", func(ctx context.Context) error {
+		if err := pool.Run(ctx); ctx.Err() == nil {
+			return err
+		}
+		return nil
+	})
+	return pool, nil
+}
+
+func (n *apiNode) openAPI(signIn api.Auth) (err error) {
 	n.api, err = api.New(api.Deps{
 		Config:      n.cfg.API,
 		Store:       n.store,

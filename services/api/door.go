@@ -98,6 +98,10 @@ func (s *Server) identify(ctx context.Context, c *call, h http.Header) (err erro
 	} else {
 		c.who, err = s.Auth.Verify(ctx, token)
 	}
+	if reason := auth.ReasonOf(err); reason != "" { // for operators; the client is told no more than that it is not let in
+		s.metrics.refused.WithLabelValues(string(reason)).Inc()
+		s.log.Debug("token refused", "request_id", c.id, "reason", reason)
+	}
 	return err
 }
 

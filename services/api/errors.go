@@ -100,6 +100,11 @@ func explain(err error) *failure {
 		f.details = map[string]any{"limit": e.Limit}
 		return f
 	}
+	if e, ok := errors.AsType[auth.ElsewhereError](err); ok {
+		f := known(http.StatusConflict, "sign_in_elsewhere", e.Error())
+		f.details = map[string]any{"sign_in_url": e.SignInURL, "issuer": e.Issuer}
+		return f
+	}
 	_, gone := errors.AsType[*catalog.GoneError](err)
 	_, chain := errors.AsType[*eventstore.ChainError](err)
 	switch {
@@ -114,7 +119,9 @@ func explain(err error) *failure {
 		return later("files_unavailable", "the file storage does not answer; nothing was lost", 5*time.Second)
 	case errors.Is(err, files.ErrBadPart):
 		return known(http.StatusUnprocessableEntity, "bad_part", "the parts do not make an upload: check their numbers and sizes")
-	case errors.Is(err, eventstore.ErrUnavailable), errors.Is(err, auth.ErrUnavailable):
+	case errors.Is(err, auth.ErrUnavailable) && !errors.Is(err, eventstore.ErrUnavailable):
+		return later("sign_in_unavailable", "who is calling cannot be found out at the moment", 2*time.Second)
+	case errors.Is(err, eventstore.ErrUnavailable):
 		return later("unavailable", "the event log does not answer; nothing was lost", 2*time.Second)
 	case errors.Is(err, projections.ErrUnavailable):
 		return later("read_model_unavailable", "the read model does not answer; nothing was lost, and changes are still taken", 2*time.Second)

@@ -18,6 +18,7 @@ type metrics struct {
 	seconds  *prometheus.HistogramVec
 	streams  prometheus.Gauge
 	uploads  prometheus.Gauge
+	refused  *prometheus.CounterVec
 	handler  http.Handler
 }
 
@@ -28,6 +29,7 @@ func newMetrics(reg *prometheus.Registry, s *Server) (*metrics, error) {
 			Buckets: []float64{.001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 60}}, []string{"method", "route"}),
 		streams: prometheus.NewGauge(prometheus.GaugeOpts{Name: "vega_http_streams", Help: "Live event streams that are open."}),
 		uploads: prometheus.NewGauge(prometheus.GaugeOpts{Name: "vega_http_uploads", Help: "Uploads that are coming in or being checked."}),
+		refused: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "vega_auth_refused_total", Help: "Tokens that were not accepted, by the class of what was wrong with them."}, []string{"reason"}),
 		handler: promhttp.HandlerFor(reg, promhttp.HandlerOpts{}),
 	}
 	position := prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "vega_read_model_sequence", Help: "Last event that the read model has."}, func() float64 { return float64(s.Runner.At()) })
@@ -38,7 +40,7 @@ func newMetrics(reg *prometheus.Registry, s *Server) (*metrics, error) {
 		}
 		return 0
 	})
-	for _, c := range []prometheus.Collector{m.requests, m.seconds, m.streams, m.uploads, position, skipped, leads, modelCollector{s}} {
+	for _, c := range []prometheus.Collector{m.requests, m.seconds, m.streams, m.uploads, m.refused, position, skipped, leads, modelCollector{s}} {
 		if err := reg.Register(c); err != nil {
 			return nil, err
 		}
