@@ -22,6 +22,7 @@ const cleanAge = time.Hour
 type Removed struct {
 	Objects int
 	Bytes   int64
+	Uploads int // to the file storage that had been begun and abandoned
 }
 
 // cleaner is what a clean-up knows from the one before, so that it reads only the histories of scans that have something new.
@@ -32,7 +33,8 @@ type cleaner struct {
 
 // Clean removes objects that nobody needs: those of scans' attempts that no event of the scan names, and snapshots that no repository has any more.
 // The log alone says so, asked right before each removal; nothing is touched that is younger than an hour, older than the log, or of a scan that the
-// log does not know: it may belong to another log. A crash in the middle leaves the rest for the next clean-up.
+// log does not know: it may belong to another log. Exports and uploads, which no event names, are removed by age. A crash in the middle leaves the rest for
+// the next clean-up.
 func (m *Maintenance) Clean(ctx context.Context, now time.Time) (Removed, error) {
 	m.sweeping.Lock()
 	defer m.sweeping.Unlock()
@@ -44,14 +46,15 @@ func (m *Maintenance) Clean(ctx context.Context, now time.Time) (Removed, error)
 		return Removed{}, err
 	}
 	c := &cleaning{m: m, now: now, from: info.Created}
-	err = errors.Join(c.scans(ctx), c.snapshots(ctx))
+	err = errors.Join(c.scans(ctx), c.snapshots(ctx), c.exports(ctx), c.uploads(ctx))
 	m.mu.Lock()
 	m.status.Removed.Objects += c.removed.Objects
 	m.status.Removed.Bytes += c.removed.Bytes
+	m.status.Removed.Uploads += c.removed.Uploads
 	m.status.LastClean = now
 	m.mu.Unlock()
-	if c.removed.Objects > 0 {
-		m.Log.Info("left-over objects removed", "objects", c.removed.Objects, "bytes", c.removed.Bytes)
+	if c.removed.Objects+c.removed.Uploads > 0 {
+		m.Log.Info("left-over objects removed", "objects", c.removed.Objects, "bytes", c.removed.Bytes, "uploads", c.removed.Uploads)
 	}
 	if err != nil {
 		return c.removed, fmt.Errorf("clean up: %w", err)
