@@ -1,6 +1,7 @@
 package files_test
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -99,6 +100,35 @@ func TestWhatIsWrongWithS3IsOneSentence(t *testing.T) {
 			want:    []string{"us-east-1", "AWS_REGION is eu-west-1"},
 			setting: "AWS_REGION",
 		},
+		"no credentials": {
+			change: func(_ *files.S3, o *files.S3Options) {
+				o.AWS.Credentials = aws.CredentialsProviderFunc(func(context.Context) (aws.Credentials, error) {
+					return aws.Credentials{}, errors.New("no role found, my-secret")
+				})
+			},
+			want:    []string{"finds no credentials", "AWS_ACCESS_KEY_ID"},
+			setting: "AWS_ACCESS_KEY_ID",
+			means:   files.ErrUnavailable,
+		},
+		"no such host": {
+			change: func(_ *files.S3, o *files.S3Options) {
+				o.AWS.BaseEndpoint, o.AWS.RetryMaxAttempts = aws.String("http://s3.invalid"), 1
+			},
+			want:    []string{"http://s3.invalid"},
+			setting: "AWS_ENDPOINT_URL_S3",
+			means:   files.ErrUnavailable,
+		},
+		"a server that is none of S3's": {
+			change: func(_ *files.S3, o *files.S3Options) {
+				f := s3test.NewFaults()
+				f.Add(s3test.Rule{Answer: func(*http.Request) *http.Response {
+					return &http.Response{StatusCode: http.StatusBadGateway, Header: http.Header{}, Body: io.NopCloser(strings.NewReader("<html>"))}
+				}})
+				o.AWS.HTTPClient, o.AWS.RetryMaxAttempts = f, 1
+			},
+			want:  []string{"127.0.0.1"},
+			means: files.ErrUnavailable,
+		},
 		"nobody listens": {
 			change: func(_ *files.S3, o *files.S3Options) {
 				o.AWS.BaseEndpoint, o.AWS.RetryMaxAttempts = aws.String("http://127.0.0.1:1"), 1
@@ -186,7 +216,7 @@ func TestWhatIsWrongWithS3IsOneSentence(t *testing.T) {
 			if test.means != nil && !errors.Is(err, test.means) {
 				t.Errorf("Put = %v, want %v", err, test.means)
 			}
-			if strings.Contains(err.Error(), "\n") || strings.Contains(err.Error(), "not the secret") || len(err.Error()) > 400 {
+			if strings.Contains(err.Error(), "\n") || strings.Contains(err.Error(), "not the secret") || strings.Contains(err.Error(), "my-secret") || len(err.Error()) > 400 {
 				t.Errorf("not one sentence: %q", err)
 			}
 			ready := s.Ready(t.Context())

@@ -24,19 +24,22 @@ type S3Error struct {
 	Key     string // the object, a prefix, or "" when the bucket is meant
 	Code    string // S3's own error code; "" when it did not answer
 	Setting string // the variable to look at first; "" when it is none
-	Message string // the sentence
+	Message string // the sentence; "" when the sentinel says all
 	means   error  // one of the package's sentinels, or nil
 }
 
 func (e *S3Error) Error() string {
-	m := e.Message
-	if e.means != nil {
-		m = e.means.Error() + ": " + m
-	}
+	var parts []string
 	if e.Key != "" {
-		m = e.Key + ": " + m
+		parts = append(parts, e.Key)
 	}
-	return m
+	if e.means != nil {
+		parts = append(parts, e.means.Error())
+	}
+	if e.Message != "" {
+		parts = append(parts, e.Message)
+	}
+	return strings.Join(parts, ": ")
 }
 
 func (e *S3Error) Unwrap() error { return e.means }
@@ -91,7 +94,7 @@ var meanings = []struct {
 	explain  func(*failed) *S3Error
 }{
 	{[]string{"NoSuchKey", "NotFound", "NoSuchVersion"}, nil, func(*failed) *S3Error {
-		return &S3Error{Message: "S3 has no such object", means: ErrNotFound}
+		return &S3Error{means: ErrNotFound}
 	}},
 	{[]string{"NoSuchUpload"}, nil, func(*failed) *S3Error {
 		return &S3Error{Message: "S3 has no such multipart upload: it was completed, aborted or removed", means: ErrNotFound}
@@ -228,7 +231,7 @@ var actions = map[string]string{
 	"AbortMultipartUpload":    "s3:AbortMultipartUpload",
 	"ListParts":               "s3:ListMultipartUploadParts",
 	"ListMultipartUploads":    "s3:ListBucketMultipartUploads",
-	"GetObject":               "s3:GetObject",
+	"GetObject":               "s3:GetObject (and s3:ListBucket, to be told what is missing)",
 	"HeadObject":              "s3:GetObject (and s3:ListBucket, to be told what is missing)",
 	"DeleteObject":            "s3:DeleteObject",
 	"ListObjectsV2":           "s3:ListBucket",

@@ -16,6 +16,8 @@ import (
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/aws/retry"
+	"github.com/aws/aws-sdk-go-v2/service/s3"
+	"github.com/aws/aws-sdk-go-v2/service/s3/types"
 
 	"vega/services/files"
 	"vega/services/files/s3test"
@@ -207,6 +209,64 @@ func TestAReadThatCannotGoOnAsItWasFails(t *testing.T) {
 				t.Errorf("the next read = %v, want %v again", again, err)
 			}
 		})
+	}
+}
+
+func TestABucketThatKeepsVersionsIsReadAsItWas(t *testing.T) {
+	t.Parallel()
+	srv := s3test.Shared(t)
+	s, c, faults := faulty(t, srv)
+	if _, err := srv.Client().PutBucketVersioning(t.Context(), &s3.PutBucketVersioningInput{
+		Bucket: &c.Artifacts, VersioningConfiguration: &types.VersioningConfiguration{Status: types.BucketVersioningStatusEnabled},
+	}); err != nil {
+		t.Fatal(err)
+	}
+	old := random(2 << 20)
+	if _, err := s.Put(t.Context(), "scans/x/y", bytes.NewReader(old)); err != nil {
+		t.Fatal(err)
+	}
+	faults.Add(s3test.Rule{Match: request("get"), Times: 1, CutAt: 1 << 20})
+	r, _, err := s.Open(t.Context(), "scans/x/y")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	if _, err := s.Put(t.Context(), "scans/x/y", strings.NewReader("new")); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Delete(t.Context(), "scans/x/y"); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := io.ReadAll(r); err != nil || !bytes.Equal(got, old) {
+		t.Errorf("read %d bytes, %v; want the %d old ones", len(got), err, len(old))
+	}
+	if _, err := s.Stat(t.Context(), "scans/x/y"); !errors.Is(err, files.ErrNotFound) {
+		t.Errorf("Stat = %v, want ErrNotFound", err)
+	}
+}
+
+func TestAServerThatTakesNoChecksumsIsUsedWithoutThem(t *testing.T) {
+	t.Parallel()
+	faults := s3test.NewFaults()
+	t.Cleanup(faults.Close)
+	s, _ := s3Store(t, s3test.Shared(t), func(_ *files.S3, o *files.S3Options) {
+		o.AWS.HTTPClient, o.AWS.RequestChecksumCalculation = faults, aws.RequestChecksumCalculationWhenRequired
+	})
+	for _, size := range []int{10, 9 << 20} {
+		content := random(size)
+		if _, err := s.Put(t.Context(), "scans/x/y", bytes.NewReader(content)); err != nil {
+			t.Fatal(err)
+		}
+		if got := readAll(t, s, "scans/x/y"); !bytes.Equal(got, content) {
+			t.Errorf("read %d other bytes", len(got))
+		}
+	}
+	for _, r := range faults.Seen() {
+		for name := range r.Header {
+			if strings.Contains(strings.ToLower(name), "checksum") && r.Method != http.MethodGet {
+				t.Errorf("%s %s carries %s", r.Method, r.URL.Path, name)
+			}
+		}
 	}
 }
 

@@ -107,7 +107,7 @@ func startIn(dir string) (*Server, error) {
 	if _, err := os.Stat(s.program); err != nil {
 		return nil, fmt.Errorf("the S3-compatible server is not installed, run scripts/test-deps.sh test: %w", err)
 	}
-	for _, sub := range []string{"buckets", "accounts"} {
+	for _, sub := range []string{"buckets", "accounts", "versions"} {
 		if err := os.Mkdir(filepath.Join(s.dir, sub), 0o700); err != nil {
 			return nil, err
 		}
@@ -145,7 +145,7 @@ func (s *Server) Restart(tb testing.TB) {
 // start starts the server's process and waits until it answers.
 func (s *Server) start() error {
 	cmd := exec.Command(s.program, "--quiet", "--keep-alive", "--port", "127.0.0.1:"+s.port, "--region", Region, "--health", "/health",
-		"--iam-dir", filepath.Join(s.dir, "accounts"), "posix", filepath.Join(s.dir, "buckets"))
+		"--iam-dir", filepath.Join(s.dir, "accounts"), "posix", "--versioning-dir", filepath.Join(s.dir, "versions"), filepath.Join(s.dir, "buckets"))
 	cmd.Env = []string{"ROOT_ACCESS_KEY=" + accessKey, "ROOT_SECRET_KEY=" + secretKey, "HOME=" + s.dir, "TMPDIR=" + s.dir}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	var out bytes.Buffer // read after it has ended
