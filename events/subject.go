@@ -108,6 +108,9 @@ func PingSubject(r Region, w WorkerID) string { return "vegactl." + string(r) + 
 func LookSubject(r Region, w WorkerID) string  { return "vegactl." + string(r) + ".look." + string(w) }
 func DrainSubject(r Region, w WorkerID) string { return "vegactl." + string(r) + ".drain." + string(w) }
 
+// LimitsSubject is where processes tell each other what they admitted under a rate limit.
+func LimitsSubject(r Region) string { return "vegactl." + string(r) + ".limits" }
+
 // ParseSubject finds the aggregate that an event subject belongs to, and the priority if it is a work item.
 func ParseSubject(subject string) (Aggregate, Priority, error) {
 	f := strings.Split(subject, ".")
