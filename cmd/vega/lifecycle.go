@@ -37,6 +37,16 @@ func (l *lifecycle) part(what string, run func(context.Context) error) {
 	})
 }
 
+// untilEnd makes a part of what returns its context's error when that ends.
+func untilEnd(run func(context.Context) error) func(context.Context) error {
+	return func(ctx context.Context) error {
+		if err := run(ctx); ctx.Err() == nil {
+			return err
+		}
+		return nil
+	}
+}
+
 // serve starts a front; when it ends, so do the others.
 func (l *lifecycle) serve(run func(context.Context) error) {
 	l.fronts.Go(func() {

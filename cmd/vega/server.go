@@ -31,12 +31,13 @@ import (
 // up and stop in the reverse order.
 type apiNode struct {
 	node
-	lock   *dataLock
-	model  readModel
-	runner *projections.Runner
-	intake *intake.Intake
-	api    *api.Server
-	from   events.Seq // before the oldest scan that is not over
+	lock    *dataLock
+	model   readModel
+	runner  *projections.Runner
+	intake  *intake.Intake
+	api     *api.Server
+	limiter *auth.Limiter
+	from    events.Seq // before the oldest scan that is not over
 }
 
 // openAPINode takes the data folder and opens every part, oldest first; nothing runs yet. A failure closes what was opened.
@@ -135,6 +136,8 @@ func (n *apiNode) run(ctx context.Context, l net.Listener, ready func()) (err er
 	if err := n.startMaintenance(life, n.from); err != nil {
 		return err
 	}
+	n.limiter = auth.NewLimiter(auth.LimiterOptions{Limits: n.cfg.Auth.RateLimits, NATS: n.store.Conn(), Region: n.cfg.Region})
+	life.part("rate limits", untilEnd(n.limiter.Run))
 	signIn, err := n.openSignIn(life)
 	if err != nil {
 		return err
@@ -196,12 +199,7 @@ func (n *apiNode) openSignIn(life *lifecycle) (signIn api.Auth, err error) {
 		return nil, err
 	}
 	n.checks = append(n.checks, api.Check{Name: "cognito", Run: pool.Check})
-	life.part("sign-in", func(ctx context.Context) error {
-		if err := pool.Run(ctx); ctx.Err() == nil {
-			return err
-		}
-		return nil
-	})
+	life.part("sign-in", untilEnd(pool.Run))
 	return pool, nil
 }
 
@@ -213,6 +211,7 @@ func (n *apiNode) openAPI(signIn api.Auth) (err error) {
 		Runner:      n.runner,
 		Admission:   dispatch.NewAdmission(n.store, n.cfg.Dispatch.MaxActivePerUser),
 		Auth:        signIn,
+		Limiter:     n.limiter,
 		Files:       n.files,
 		Intake:      n.intake,
 		Fleet:       api.FleetFunc(n.workers),
@@ -265,5 +264,7 @@ func limits(cfg config.Config) []api.Limit {
 		{Name: "VEGA_SCAN_TIMEOUT_SECONDS", Value: int64(cfg.Worker.ScanTimeout.Seconds())},
 		{Name: "VEGA_SCAN_MAX_ATTEMPTS", Value: cfg.Worker.MaxAttempts},
 		{Name: "VEGA_WORKER_SLOTS", Value: cfg.Worker.Slots},
+		{Name: "VEGA_RATE_LIMIT_USER_PER_MINUTE", Value: cfg.Auth.RateLimits.UserPerMinute},
+		{Name: "VEGA_RATE_LIMIT_API_KEY_PER_MINUTE", Value: cfg.Auth.RateLimits.APIKeyPerMinute},
 	}
 }

@@ -31,9 +31,11 @@ type Deps struct {
 	Runner    Follower
 	Admission *dispatch.Admission
 	Auth      Auth
-	Files     files.Store // snapshots, artifacts, exports
-	Intake    *intake.Intake
-	Fleet     Fleet
+	// Limiter holds callers to so many requests a minute; nil: it does not. Whoever makes it runs it.
+	Limiter *auth.Limiter
+	Files   files.Store // snapshots, artifacts, exports
+	Intake  *intake.Intake
+	Fleet   Fleet
 	// Mode is how queued scans reach workers; empty is dispatch.ModeThread.
 	Mode dispatch.Mode
 	// Stages are the names of the engine's stages in their order.

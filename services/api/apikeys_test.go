@@ -8,6 +8,7 @@ import (
 	"strings"
 	"testing"
 
+	"vega/events/eventstore/natstest"
 	"vega/services/auth"
 )
 
@@ -160,4 +161,32 @@ func TestAKeyIsNoAccessToken(t *testing.T) {
 	if auth.IsKey("eyJhbGciOiJIUzI1NiJ9.e30.x") {
 		t.Error("a JWT counts as an API key")
 	}
+}
+
+func TestRateLimits(t *testing.T) {
+	t.Parallel()
+	store := natstest.Open(t)
+	limits := auth.RateLimits{UserPerMinute: 6, APIKeyPerMinute: 2}
+	w := newWorld(t, options{store: store, change: func(d *Deps) {
+		d.Limiter = auth.NewLimiter(auth.LimiterOptions{Limits: limits, NATS: store.Conn(), Region: natstest.Region})
+	}})
+	key, _ := w.user.apiKey("read") // the first of six
+	for left := 1; left >= 0; left-- {
+		a := key.do("GET", "/projects", nil).want(200)
+		if got, want := a.header.Get("RateLimit-Remaining"), fmt.Sprint(left); got != want || a.header.Get("RateLimit-Limit") != "2" || !strings.Contains(a.header.Get("RateLimit-Policy"), "\"user\";q=6;w=60") {
+			t.Errorf("headers %v, want %s of 2 left", a.header, want)
+		}
+	}
+	a := key.do("GET", "/projects", nil)
+	if d := a.refused(429, "rate_limited"); d["limit_name"] != "VEGA_RATE_LIMIT_API_KEY_PER_MINUTE" || d["limit"] != 2.0 || a.header.Get("Retry-After") == "" {
+		t.Errorf("429 with %v and %v", d, a.header)
+	}
+	for range 3 { // what the key did counts for its user, what was refused does not
+		w.user.do("GET", "/projects", nil).want(200)
+	}
+	if d := w.user.do("GET", "/projects", nil).refused(429, "rate_limited"); d["limit_name"] != "VEGA_RATE_LIMIT_USER_PER_MINUTE" {
+		t.Errorf("429 with %v", d)
+	}
+	w.other.do("GET", "/projects", nil).want(200)
+	w.user.do("GET", "/healthz", nil).want(200)
 }

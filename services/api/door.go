@@ -66,6 +66,9 @@ func (s *Server) enter(w http.ResponseWriter, r *http.Request, rt route) error {
 	if err := s.identify(ctx, c, r.Header); err != nil {
 		return err
 	}
+	if err := s.withinLimits(w.Header(), c.who); err != nil {
+		return err
+	}
 	if rt.scope != "" && !c.who.May(rt.scope) {
 		return &failure{status: http.StatusForbidden, code: "scope_missing", message: "this API key was not made for that",
 			details: map[string]any{"needs": rt.scope, "scopes": c.who.Scopes}}
@@ -104,6 +107,33 @@ func (s *Server) identify(ctx context.Context, c *call, h http.Header) (err erro
 	}
 	return err
 }
+
+// withinLimits counts a request against its user and its API key, and says in the answer's headers what is left.
+func (s *Server) withinLimits(answer http.Header, who auth.Identity) error {
+	if s.Limiter == nil || !s.Limiter.On() {
+		return nil
+	}
+	callers := []auth.Limited{{Kind: auth.LimitUser, ID: string(who.User)}}
+	if who.Key != "" {
+		callers = append(callers, auth.Limited{Kind: auth.LimitAPIKey, ID: string(who.Key)})
+	}
+	left := s.Limiter.AllowAll(s.Now(), callers...)
+	left.Write(answer)
+	if left.Allowed() {
+		return nil
+	}
+	f := &failure{status: http.StatusTooManyRequests, code: "rate_limited", retryable: true, message: "too many requests in a minute; Retry-After says when the next one is taken"}
+	for _, d := range left {
+		if !d.Allowed {
+			f.retryAfter = max(f.retryAfter, d.RetryAfter)
+			f.details = map[string]any{"limit_name": limitNames[d.Policy], "limit": d.Limit}
+		}
+	}
+	return f
+}
+
+// limitNames are the settings of the limits.
+var limitNames = map[auth.LimitKind]string{auth.LimitUser: "VEGA_RATE_LIMIT_USER_PER_MINUTE", auth.LimitAPIKey: "VEGA_RATE_LIMIT_API_KEY_PER_MINUTE"}
 
 // readHeaders takes what concerns every changing request.
 func (c *call) readHeaders(r *http.Request) error {
