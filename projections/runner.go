@@ -22,6 +22,9 @@ type Checkpoint struct {
 // ErrRefused is wrapped by Model.Update when the store cannot hold a row for what it contains, whenever it is tried. The runner parks the aggregate to blame.
 var ErrRefused = errors.New("the read models cannot hold it")
 
+// ErrOutdated is returned by a model whose rows a newer release has taken over: this process leaves writing to that one.
+var ErrOutdated = errors.New("the read models are those of another release")
+
 // ErrMoved is returned by Model.Update when the model stands at or beyond the new checkpoint, and by a Draft that is not where it should be.
 var ErrMoved = errors.New("the read models stand elsewhere")
 
@@ -73,7 +76,7 @@ type Runner struct {
 }
 
 // batchLimit is how many events one transaction takes at most: the more, the fewer times a busy row is written.
-const batchLimit = 4096
+const batchLimit = 8192
 
 // gatherTime is how long events gather for the next transaction after one, unless somebody waits for them: a busy row is then written once for many
 // events.
@@ -151,12 +154,16 @@ func (r *Runner) lead(ctx context.Context) error {
 			r.mu.Lock()
 			r.leads = true
 			r.mu.Unlock()
+			r.tell(nil)
 			return r.project(ctx)
 		})
 		if ctx.Err() != nil {
 			return nil
 		}
-		if err != nil && !errors.Is(err, ErrUnavailable) && !errors.Is(err, eventstore.ErrUnavailable) {
+		if errors.Is(err, ErrOutdated) {
+			r.tell(err)
+			pause = time.Second // somebody of that release wants to lead
+		} else if err != nil && !errors.Is(err, ErrUnavailable) && !errors.Is(err, eventstore.ErrUnavailable) {
 			return err
 		}
 		select {
@@ -171,7 +178,10 @@ func (r *Runner) lead(ctx context.Context) error {
 func (r *Runner) led() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.leads, r.trouble = false, nil
+	r.leads = false
+	if !errors.Is(r.trouble, ErrOutdated) {
+		r.trouble = nil
+	}
 }
 
 // project applies events until ctx ends (nil) or the log fails for good.
@@ -220,7 +230,7 @@ func (r *Runner) follow(ctx context.Context) error {
 			if err == nil {
 				break
 			}
-			if errors.Is(err, errGap) {
+			if errors.Is(err, errGap) || errors.Is(err, ErrOutdated) {
 				return err
 			}
 			select {

@@ -89,7 +89,7 @@ func lost(err error) bool {
 	return pgconn.Timeout(err) || pgconn.SafeToRetry(err)
 }
 
-// tell makes an error fit for those above: ErrUnavailable, ErrRefused or what it is, never with a password or a user's name out of the address. ctx is the caller's.
+// tell makes an error fit for those above: ErrUnavailable, ErrRefused, one of ours or what it is, never with a password or a user's name out of the address. ctx is the caller's.
 func (m *Model) tell(ctx context.Context, doing string, err error) error {
 	if err == nil {
 		return nil
@@ -97,7 +97,7 @@ func (m *Model) tell(ctx context.Context, doing string, err error) error {
 	if ctx.Err() != nil {
 		return context.Cause(ctx) // the caller gave up
 	}
-	for _, ours := range []error{projections.ErrNotFound, projections.ErrBadCursor, projections.ErrMoved, projections.ErrRefused, projections.ErrRebuilding, projections.ErrUnavailable} {
+	for _, ours := range []error{projections.ErrNotFound, projections.ErrBadCursor, projections.ErrMoved, projections.ErrOutdated, projections.ErrRefused, projections.ErrRebuilding, projections.ErrUnavailable} {
 		if errors.Is(err, ours) {
 			return err
 		}

@@ -127,6 +127,9 @@ func (m *Model) refit(ctx context.Context) error {
 		if _, err := tx.Exec(ctx, "TRUNCATE "+strings.Join(tableNames, ", ")); err != nil {
 			return err
 		}
+		if _, err := tx.Exec(ctx, "SELECT pg_notify($1, $2)", channel, emptied); err != nil {
+			return err
+		}
 		return restart(ctx, tx)
 	})
 	// A crash before the commit leaves the old rows, and the next start does this again.

@@ -1,6 +1,8 @@
 package postgres_test
 
 import (
+	"errors"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -87,11 +89,24 @@ func TestTablesOfANewerReleaseAreRefused(t *testing.T) {
 			if name != "rows" {
 				return
 			}
-			if err := modeltest.Update(t.Context(), m, modeltest.Story(t).Events[:1]); err == nil || !strings.Contains(err.Error(), "another release") {
+			if err := modeltest.Update(t.Context(), m, modeltest.Story(t).Events[:1]); !errors.Is(err, projections.ErrOutdated) {
 				t.Errorf("Update by a process of the older release = %v", err)
 			}
 		})
 	}
+}
+
+// A new release starts beside the old one: it waits for the lead, which the old one, with nothing to write, must leave.
+func TestAProcessLeavesTheLeadToANewerRelease(t *testing.T) {
+	t.Parallel()
+	s := natstest.Open(t)
+	address := pgtest.Shared(t).Database(t)
+	p := start(t, s, options(address))
+	until(t, "it leads", p.Leads)
+	run(t, address, "BEGIN; UPDATE vega.checkpoint SET rows_schema = 999; SELECT pg_notify('vega_read_models', 'emptied'); COMMIT")
+	until(t, "it leaves the lead", func() bool { return !p.Leads() && errors.Is(p.Err(), projections.ErrOutdated) })
+	run(t, address, "UPDATE vega.checkpoint SET rows_schema = "+strconv.Itoa(projections.Schema))
+	until(t, "it leads again", func() bool { return p.Leads() && p.Err() == nil })
 }
 
 func TestRowsOfAnOlderShapeAreFilledAgain(t *testing.T) {

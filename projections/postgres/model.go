@@ -193,7 +193,9 @@ func (m *Model) Checkpoint(ctx context.Context) (projections.Checkpoint, error) 
 	var c projections.Checkpoint
 	err := m.use(ctx, m.work, func(ctx context.Context, conn *pgx.Conn) error {
 		s, err := readStanding(ctx, conn)
-		c = s.Checkpoint
+		if err == nil {
+			c, err = s.Checkpoint, s.fits()
+		}
 		return err
 	})
 	return c, m.tell(ctx, "read the checkpoint", err)
@@ -204,6 +206,14 @@ type standing struct {
 	projections.Checkpoint
 	rows    int    // the shape of the rows
 	edition string // which set of rows it is
+}
+
+// fits says that the rows are those that this release makes; otherwise it wraps ErrOutdated.
+func (s *standing) fits() error {
+	if s.rows == projections.Schema {
+		return nil
+	}
+	return fmt.Errorf("%w: their rows have shape %d and this process makes %d", projections.ErrOutdated, s.rows, projections.Schema)
 }
 
 const standingColumns = "seq, stream, created_ns, rows_schema, edition"

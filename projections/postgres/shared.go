@@ -21,8 +21,11 @@ const (
 	hurryTime = 150 * time.Millisecond // how long a Hurry holds: longer than who waits repeats it
 )
 
-// channel is what a committed transaction notifies, with its sequence.
-const channel = "vega_read_models"
+// channel is what a committed transaction notifies, with its sequence, or with emptied when the tables were emptied for rows of another shape.
+const (
+	channel = "vega_read_models"
+	emptied = "emptied"
+)
 
 // sight is how far the rows are that this process reads.
 type sight struct {
@@ -200,6 +203,9 @@ func (m *Model) Lead(ctx context.Context, do func(context.Context) error) error 
 		return m.tell(ctx, "lead the read models", err)
 	}
 	defer m.hangUp(conn)
+	if _, err := conn.Exec(ctx, "LISTEN "+channel); err != nil {
+		return m.tell(ctx, "lead the read models", err)
+	}
 	// Asking again and again rather than waiting in the server: a session that waits there for days keeps old rows from being cleaned up.
 	for {
 		var leads bool
@@ -219,10 +225,15 @@ func (m *Model) Lead(ctx context.Context, do func(context.Context) error) error 
 	within, end := context.WithCancelCause(ctx)
 	var guard sync.WaitGroup
 	guard.Go(func() {
-		// Nothing is notified here: it returns when the connection breaks or do has returned.
-		_, err := conn.WaitForNotification(within)
-		if within.Err() == nil {
-			end(fmt.Errorf("lead the read models: %w: the connection was lost: %s", projections.ErrUnavailable, m.address.clean(err)))
+		for within.Err() == nil {
+			n, err := conn.WaitForNotification(within)
+			switch {
+			case within.Err() != nil: // do has returned
+			case err != nil:
+				end(fmt.Errorf("lead the read models: %w: the connection was lost: %s", projections.ErrUnavailable, m.address.clean(err)))
+			case n.Payload == emptied: // by a process of a newer release, which wants to fill them
+				end(fmt.Errorf("lead the read models: %w: one has emptied them", projections.ErrOutdated))
+			}
 		}
 	})
 	err = do(within)

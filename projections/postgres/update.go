@@ -84,8 +84,8 @@ func (w *writer) update(ctx context.Context, timeout time.Duration, conn *pgx.Co
 			}
 		}
 	}
-	if s.rows != projections.Schema {
-		return 0, fmt.Errorf("write read models: their rows have shape %d and this process makes %d: it is of another release", s.rows, projections.Schema)
+	if err := s.fits(); err != nil {
+		return 0, err
 	}
 	if c.Seq <= s.Seq {
 		return s.Seq, fmt.Errorf("%w: they are at sequence %d, the transaction goes to %d", projections.ErrMoved, s.Seq, c.Seq)
