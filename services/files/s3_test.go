@@ -35,9 +35,17 @@ func TestS3KeepsTheContract(t *testing.T) {
 	srv := s3test.Shared(t)
 	filestest.Run(t, func(t *testing.T) files.Store {
 		s, _ := s3Store(t, srv, nil)
-		return below{s, "scans/x/"}
+		b := below{s, "scans/x/"}
+		if _, err := b.Put(t.Context(), kept, strings.NewReader("x")); err != nil {
+			t.Fatal(err)
+		}
+		return b
 	})
 }
+
+// kept is an object beside those of the test of concurrent puts and deletes. The test server, unlike S3, makes folders and removes the empty ones, and
+// loses a put that meets such a removal; this keeps the folder from becoming empty. The suite does not see it.
+const kept = "shared/folder/kept"
 
 // below is a store's part under a prefix: S3 has a bucket for certain prefixes alone, and the contract's tests use keys of all kinds.
 type below struct {
@@ -71,7 +79,7 @@ func (b below) Delete(ctx context.Context, key string) error {
 func (b below) List(ctx context.Context, prefix string) iter.Seq2[files.Object, error] {
 	return func(yield func(files.Object, error) bool) {
 		for o, err := range b.Store.List(ctx, b.prefix+prefix) {
-			if !yield(b.own(o), err) {
+			if o = b.own(o); o.Key != kept && !yield(o, err) {
 				return
 			}
 		}

@@ -1,5 +1,8 @@
 // Package s3test gives tests a real S3-compatible server on this machine's loopback: versitygw over a folder, which scripts/test-deps.sh installs. It checks
 // signatures, keeps checksums, and answers conditional and ranged reads. What goes wrong between it and its clients is made by [Faults].
+//
+// It differs from S3 in one thing that tests meet: its keys are paths. Deleting the last object of a folder removes the folder, and a put into that folder
+// at the same moment may fail, or be lost. It also takes no server-side encryption.
 package s3test
 
 import (
