@@ -39,8 +39,8 @@ type Reader interface {
 	Unfinished(context.Context) ([]Scan, error)
 	// Queue says how many scans wait, by priority.
 	Queue(context.Context) (map[events.Priority]int, error)
-	// QueuePosition is the scan's place among those that wait, from 1; 0 when it does not wait.
-	QueuePosition(context.Context, events.ScanID) (int, error)
+	// QueuePositions are the scans' places among those that wait, from 1; 0 for one that does not wait.
+	QueuePositions(context.Context, ...events.ScanID) ([]int, error)
 	// Findings are ordered by severity, file, line and id.
 	Findings(context.Context, FindingFilter, Page) ([]FindingView, Cursor, error)
 	// Finding is a finding as the latest scan that saw it did.

@@ -121,11 +121,15 @@ func (m *Model) Queue(context.Context) (map[events.Priority]int, error) {
 	return n, nil
 }
 
-// QueuePosition is the scan's place among those that wait, from 1; 0 when it does not wait.
-func (m *Model) QueuePosition(_ context.Context, id events.ScanID) (int, error) {
+// QueuePositions are the scans' places among those that wait, from 1; 0 for one that does not wait.
+func (m *Model) QueuePositions(_ context.Context, ids ...events.ScanID) ([]int, error) {
 	m.mu.RLock()
 	defer m.mu.RUnlock()
-	return m.live.rows.waiting.position(id), nil
+	out := make([]int, len(ids))
+	for i, id := range ids {
+		out[i] = m.live.rows.waiting.position(id)
+	}
+	return out, nil
 }
 
 // Findings lists findings, worst first.

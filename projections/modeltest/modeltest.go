@@ -164,9 +164,16 @@ func Answers(t *testing.T, m projections.Reader) []byte {
 	for n := range 19 {
 		s, err := m.Scan(ctx, scanID(n))
 		add(fmt.Sprintf("scan %d", n), s, err)
-		place, err := m.QueuePosition(ctx, scanID(n))
-		add(fmt.Sprintf("queue position of scan %d", n), place, err)
+		places, err := m.QueuePositions(ctx, scanID(n))
+		if err != nil {
+			t.Fatal(err)
+		}
+		add(fmt.Sprintf("queue position of scan %d", n), places[0], err)
 	}
+	places, err := m.QueuePositions(ctx, scanID(9), scanID(1), scanID(6), scanID(9), scanID(99), scanID(8))
+	add("queue positions of scans 9, 1, 6, 9, 99 and 8", places, err)
+	places, err = m.QueuePositions(ctx)
+	add("queue positions of none", places, err)
 	queue, err := m.Queue(ctx)
 	add("queue", queue, err)
 	unfinished, err := m.Unfinished(ctx)

@@ -181,13 +181,39 @@ func (m *Model) Queue(ctx context.Context) (map[events.Priority]int, error) {
 	return n, nil
 }
 
-// QueuePosition is the scan's place among those that wait, from 1; 0 when it does not wait.
-func (m *Model) QueuePosition(ctx context.Context, id events.ScanID) (int, error) {
+// QueuePositions are the scans' places among those that wait, from 1; 0 for one that does not wait. The line is walked once, up to the last of them.
+func (m *Model) QueuePositions(ctx context.Context, ids ...events.ScanID) ([]int, error) {
+	out := make([]int, len(ids))
+	if len(ids) == 0 {
+		return out, nil
+	}
 	var s statement
-	var n int
-	s.add("SELECT count(*) FROM scans t JOIN scans me ON me.id = %s AND me.status = 'queued' AND me.priority_rank < %s", string(id), len(events.Priorities()))
-	s.add("WHERE t.status = 'queued' AND (t.priority_rank, t.ready_seq) <= (me.priority_rank, me.ready_seq)")
-	return n, m.row(ctx, &s, numberInto[int]{&n})
+	s.add(", me AS (SELECT id, priority_rank, ready_seq FROM scans WHERE id = ANY(%s) AND status = 'queued' AND priority_rank < %s),", escaped(ids), len(events.Priorities()))
+	s.add("line AS (SELECT priority_rank, ready_seq, row_number() OVER (ORDER BY priority_rank, ready_seq) AS place FROM scans WHERE status = 'queued'")
+	s.add("AND (priority_rank, ready_seq) <= (SELECT priority_rank, ready_seq FROM me ORDER BY priority_rank DESC, ready_seq DESC LIMIT 1))")
+	s.add("SELECT me.id, line.place FROM me JOIN line USING (priority_rank, ready_seq)")
+	err := m.use(ctx, m.reads, func(ctx context.Context, conn *pgx.Conn) error {
+		clear(out)
+		rows, err := conn.Query(ctx, s.text(), s.args...)
+		if err != nil {
+			return err
+		}
+		var id string
+		var at int
+		_, err = pgx.ForEachRow(rows, []any{&id, &at}, func() error {
+			for i, want := range ids {
+				if escape(string(want)) == id {
+					out[i] = at
+				}
+			}
+			return nil
+		})
+		return err
+	})
+	if err != nil {
+		return nil, m.tell(ctx, "query read models", err)
+	}
+	return out, nil
 }
 
 // lastCompleted joins the last completed scan c of each repository r.

@@ -80,11 +80,11 @@ func (m *surviving) Scan(ctx context.Context, id events.ScanID) (projections.Sca
 	return f.scan, err
 }
 
-// QueuePosition is 0, unknown, when the model does not answer.
-func (m *surviving) QueuePosition(ctx context.Context, id events.ScanID) (int, error) {
-	n, err := m.Reader.QueuePosition(ctx, id)
+// QueuePositions are 0, unknown, when the model does not answer.
+func (m *surviving) QueuePositions(ctx context.Context, ids ...events.ScanID) ([]int, error) {
+	n, err := m.Reader.QueuePositions(ctx, ids...)
 	if m.missed(err) {
-		return 0, nil
+		return make([]int, len(ids)), nil
 	}
 	return n, err
 }

@@ -58,8 +58,8 @@ func (o *outage) Scans(ctx context.Context, f projections.ScanFilter, p projecti
 func (o *outage) Unfinished(ctx context.Context) ([]projections.Scan, error) {
 	return unless(o, func() ([]projections.Scan, error) { return o.Reader.Unfinished(ctx) })
 }
-func (o *outage) QueuePosition(ctx context.Context, id events.ScanID) (int, error) {
-	return unless(o, func() (int, error) { return o.Reader.QueuePosition(ctx, id) })
+func (o *outage) QueuePositions(ctx context.Context, ids ...events.ScanID) ([]int, error) {
+	return unless(o, func() ([]int, error) { return o.Reader.QueuePositions(ctx, ids...) })
 }
 func (o *outage) Findings(ctx context.Context, f projections.FindingFilter, p projections.Page) ([]projections.FindingView, projections.Cursor, error) {
 	return unlessList(o, func() ([]projections.FindingView, projections.Cursor, error) { return o.Reader.Findings(ctx, f, p) })

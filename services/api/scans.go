@@ -124,11 +124,11 @@ func (s *Server) scanRow(ctx context.Context, id events.ScanID, seq events.Seq) 
 
 // showScan answers a write about a scan; seq is the write's event, 0 when it made none.
 func (s *Server) showScan(ctx context.Context, row projections.Scan, seq events.Seq) (*one[scanBody], error) {
-	queue, err := s.Model.QueuePosition(ctx, row.ID)
+	queue, err := s.Model.QueuePositions(ctx, row.ID)
 	if err != nil {
 		return nil, err
 	}
-	out := &one[scanBody]{ETag: etag(row.Version), Body: s.shapeScan(row, queue)}
+	out := &one[scanBody]{ETag: etag(row.Version), Body: s.shapeScan(row, queue[0])}
 	if seq > 0 {
 		out.Sequence = seqText(seq)
 	}
@@ -185,17 +185,24 @@ func (s *Server) scans(ctx context.Context, f projections.ScanFilter, p projecti
 	if err != nil {
 		return nil, err
 	}
-	var broken error
-	out := list(rows, next, func(r projections.Scan) scanBody {
-		queue := 0
+	var waiting []events.ScanID
+	for _, r := range rows {
 		if r.Status == scan.Queued {
-			var err error
-			queue, err = s.Model.QueuePosition(ctx, r.ID)
-			broken = errors.Join(broken, err)
+			waiting = append(waiting, r.ID)
 		}
-		return s.shapeScan(r, queue)
-	})
-	return out, broken
+	}
+	places, err := s.Model.QueuePositions(ctx, waiting...)
+	if err != nil {
+		return nil, err
+	}
+	return list(rows, next, func(r projections.Scan) scanBody {
+		if r.Status != scan.Queued {
+			return s.shapeScan(r, 0)
+		}
+		place := places[0]
+		places = places[1:]
+		return s.shapeScan(r, place)
+	}), nil
 }
 
 type atIn struct {
