@@ -41,6 +41,20 @@ func TestCheckFindsNothingWrongWithGoodBucketsAndLeavesNothing(t *testing.T) {
 	}
 }
 
+func TestCheckFindsAServerThatOnlyPretendsToEncrypt(t *testing.T) {
+	t.Parallel()
+	s, _ := s3Store(t, s3test.Shared(t), func(c *files.S3, _ *files.S3Options) { c.SSE = files.SSES3 })
+	var found []files.Finding
+	for _, f := range s.Check(t.Context()) {
+		if f.Problem != "" {
+			found = append(found, f)
+		}
+	}
+	if len(found) == 0 || found[0].Setting != "VEGA_S3_SSE" || !strings.Contains(found[0].Problem, "without encrypting") {
+		t.Errorf("Check found %+v, want that nothing is encrypted", found)
+	}
+}
+
 // answer is what S3 says with an error.
 func answer(status int, code, message string, header map[string]string) func(*http.Request) *http.Response {
 	return func(r *http.Request) *http.Response {

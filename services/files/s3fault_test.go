@@ -358,7 +358,7 @@ func TestEncryptionIsAskedForWithEveryPut(t *testing.T) {
 	srv := s3test.Shared(t)
 	faults := s3test.NewFaults()
 	t.Cleanup(faults.Close)
-	strip := func(r *http.Request) { // the server takes none; what was asked for stays in a header of no meaning
+	strip := func(r *http.Request) { // what was asked for stays in a header of no meaning
 		r.Header.Set("X-Asked", r.Header.Get("X-Amz-Server-Side-Encryption")+" "+r.Header.Get("X-Amz-Server-Side-Encryption-Aws-Kms-Key-Id"))
 	}
 	s, _ := s3Store(t, srv, func(c *files.S3, o *files.S3Options) {

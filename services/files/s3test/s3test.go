@@ -2,7 +2,7 @@
 // signatures, keeps checksums, and answers conditional and ranged reads. What goes wrong between it and its clients is made by [Faults].
 //
 // It differs from S3 in one thing that tests meet: its keys are paths. Deleting the last object of a folder removes the folder, and a put into that folder
-// at the same moment may fail, or be lost. It also takes no server-side encryption.
+// at the same moment may fail, or be lost. It also takes a request for server-side encryption and stores in the clear.
 package s3test
 
 import (
