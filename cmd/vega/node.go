@@ -128,19 +128,18 @@ func (n *node) natsError(err error) error {
 func (n *node) whileAway(ctx context.Context, f func() error) error {
 	for told := false; ; {
 		err := f()
-		what := "event log"
-		if errors.Is(err, projections.ErrUnavailable) {
-			what = "read models"
-		} else if !errors.Is(err, eventstore.ErrUnavailable) || errors.Is(err, eventstore.ErrFull) {
+		model := errors.Is(err, projections.ErrUnavailable)
+		if !model && (!errors.Is(err, eventstore.ErrUnavailable) || errors.Is(err, eventstore.ErrFull)) || ctx.Err() != nil {
 			return err
 		}
-		if ctx.Err() != nil {
-			return err
+		switch {
+		case told:
+		case model:
+			n.log.Info("waiting for the read models", "err", err)
+		default:
+			n.log.Info("waiting for the event log", "err", err)
 		}
-		if !told {
-			n.log.Info("waiting for the "+what, "err", err)
-			told = true
-		}
+		told = true
 		select {
 		case <-time.After(200 * time.Millisecond):
 		case <-ctx.Done():
