@@ -88,7 +88,9 @@ func BenchmarkProjection(b *testing.B) {
 		open(b, options(address)) // makes the tables
 		begun := time.Now()
 		p := start(b, s, options(address))
-		p.wait(b, events.Seq(n))
+		if err := p.WaitFor(b.Context(), events.Seq(n)); err != nil {
+			b.Fatal(err)
+		}
 		live += time.Since(begun)
 		p.stop()
 		rows := copyOut(b, address)
@@ -108,7 +110,9 @@ func BenchmarkRebuild(b *testing.B) {
 	s, n := benchLog(b, rebuildN)
 	address := server.Database(b)
 	p := start(b, s, options(address))
-	p.wait(b, events.Seq(n))
+	if err := p.WaitFor(b.Context(), events.Seq(n)); err != nil {
+		b.Fatal(err)
+	}
 	other := server.Database(b)
 	start(b, natstest.Open(b), options(other)).stop()
 	bare := copyIn(b, other, copyOut(b, address))

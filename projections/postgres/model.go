@@ -98,6 +98,7 @@ func connect(ctx context.Context, o Options) (*Model, error) {
 		return fail(err)
 	}
 	m.primary, m.address = work.ConnConfig.Copy(), addressOf(work.ConnConfig)
+	work.ConnConfig.RuntimeParams["enable_seqscan"] = "off" // rows are found by key, also in tables that grow faster than their statistics
 	from, name := o.Config.DatabaseURL, "VEGA_DATABASE_URL"
 	if m.replica {
 		from, name = cfg.ReplicaURL, "VEGA_DATABASE_REPLICA_URL"
@@ -143,6 +144,7 @@ func (m *Model) poolConfig(u secret.URL, variable string, connections int) (*pgx
 		p["application_name"] = "vega"
 	}
 	p["search_path"] = liveSchema
+	p["jit"] = "off" // no statement runs long enough for it
 	p["statement_timeout"] = strconv.FormatInt(m.timeout.Milliseconds(), 10)
 	p["idle_in_transaction_session_timeout"] = strconv.FormatInt((m.timeout + 30*time.Second).Milliseconds(), 10)
 	return c, nil

@@ -46,7 +46,7 @@ func (m *Model) Beside(ctx context.Context) (_ projections.Draft, err error) {
 	}
 	d := &draft{m: m, conn: conn, w: writer{schema: draftSchema}}
 	// A draft is nothing until it is swapped in, and that commit is synced.
-	for _, sql := range []string{"SET synchronous_commit = off", drop(draftSchema), drop(oldSchema)} {
+	for _, sql := range []string{"SET synchronous_commit = off", "SET enable_seqscan = off", drop(draftSchema), drop(oldSchema)} {
 		if _, err := conn.Exec(ctx, sql); err != nil {
 			return nil, m.tell(ctx, "rebuild", err)
 		}
