@@ -7,7 +7,9 @@ import (
 	"slices"
 	"strings"
 
+	"vega/projections"
 	"vega/services/auth"
+	"vega/services/files"
 )
 
 // condition is that a variable has a value, or that it is set at all when value is "".
@@ -87,6 +89,20 @@ var rules = []rule{
 		broken: func(l *loader) bool {
 			_, port, _ := net.SplitHostPort(l.c.LLM.ListenAddr)
 			return l.c.ServiceRole == RoleAPI && l.c.LLM.ListenAddr == l.c.API.ListenAddr && strings.Trim(port, "0") != ""
+		},
+	},
+	{
+		variable: "VEGA_S3_SSE_KMS_KEY_ID",
+		reads:    []string{"VEGA_S3_SSE"},
+		says:     "names a key that is not used without VEGA_S3_SSE=aws:kms",
+		broken:   func(l *loader) bool { return l.c.Files.S3.SSEKMSKeyID != "" && l.c.Files.S3.SSE != files.SSEKMS },
+	},
+	{
+		variable: "VEGA_DATABASE_REPLICA_URL",
+		reads:    []string{"VEGA_PERSISTENCE_BACKEND"},
+		says:     "has no effect without VEGA_PERSISTENCE_BACKEND=postgres",
+		broken: func(l *loader) bool {
+			return l.given("VEGA_DATABASE_REPLICA_URL") && l.c.Projections.Backend != projections.BackendPostgres
 		},
 	},
 	{
