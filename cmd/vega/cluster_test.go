@@ -30,6 +30,7 @@ type natsCluster struct {
 type natsNode struct {
 	dir  string
 	port int // for clients
+	env  []string
 	cmd  *exec.Cmd
 }
 
@@ -88,6 +89,7 @@ func (c *natsCluster) start(i int) {
 		return
 	}
 	n.cmd = exec.Command(filepath.Join("..", "..", ".tools", "nats-server"), "-c", filepath.Join(n.dir, "nats.conf"), "-l", filepath.Join(n.dir, "log"))
+	n.cmd.Env = n.env
 	if err := n.cmd.Start(); err != nil {
 		c.t.Fatalf("start NATS (scripts/test-deps.sh test installs it): %v", err)
 	}
