@@ -14,6 +14,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"vega/projections/pgtest"
 )
 
 const (
@@ -47,7 +49,7 @@ type contender struct {
 	open func(*testing.B, task) queue
 }
 
-func contenders(s *server) []contender {
+func contenders(s *pgtest.Server) []contender {
 	return []contender{
 		{"vega", func(b *testing.B, t task) queue { return openVega(b, t, parts{}) }},
 		{"external", func(b *testing.B, t task) queue { return openVega(b, t, parts{external: true}) }},

@@ -12,6 +12,8 @@ import (
 	"github.com/riverqueue/river"
 	"github.com/riverqueue/river/riverdriver/riverpgxv5"
 	"github.com/riverqueue/river/rivermigrate"
+
+	"vega/projections/pgtest"
 )
 
 // riverQueue is River, tuned: it fetches as often as it allows itself to, is told of new jobs at once, and completes jobs in batches, as it always does.
@@ -55,9 +57,9 @@ func (w *riverWorker) Work(ctx context.Context, job *river.Job[riverJob]) error 
 	return nil
 }
 
-func openRiver(b *testing.B, s *server, t task) queue {
+func openRiver(b *testing.B, s *pgtest.Server, t task) queue {
 	b.Helper()
-	pool := s.database(b, t.powerSafe)
+	pool := database(b, s, t.powerSafe)
 	migrator, err := rivermigrate.New(riverpgxv5.New(pool), &rivermigrate.Config{Logger: slog.New(slog.DiscardHandler)})
 	if err == nil {
 		_, err = migrator.Migrate(b.Context(), rivermigrate.DirectionUp, nil)

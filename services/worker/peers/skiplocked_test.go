@@ -11,6 +11,8 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
+
+	"vega/projections/pgtest"
 )
 
 // skipLocked is the queue that people write themselves: one table, SELECT … FOR UPDATE SKIP LOCKED, and an update for each step.
@@ -41,9 +43,9 @@ create table jobs (
 ) with (fillfactor = 50);
 create index on jobs (id) where state = 0;`
 
-func openSkipLocked(b *testing.B, s *server, t task) queue {
+func openSkipLocked(b *testing.B, s *pgtest.Server, t task) queue {
 	b.Helper()
-	q := &skipLocked{pool: s.database(b, t.powerSafe), task: t, all: make(chan struct{}, 1)}
+	q := &skipLocked{pool: database(b, s, t.powerSafe), task: t, all: make(chan struct{}, 1)}
 	if _, err := q.pool.Exec(b.Context(), skipSchema); err != nil {
 		b.Fatal(err)
 	}
