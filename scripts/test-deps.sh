@@ -83,6 +83,8 @@ test)
 	npm_package fauxqs 1.9.2 # the SQS queue of the dispatch tests
 	npm_package cognito-local 5.3.0 # the user pools of the sign-in tests
 	go_tool versitygw github.com/versity/versitygw/cmd/versitygw "$versitygw" # the S3 server of the file storage tests
+	debian dockerd docker.io # our image is built and run
+	debian iptables iptables # dockerd asks for it, though it is told to leave it alone
 	debian chromium chromium # the API's documentation page is tested in a browser
 	compgen -G '/usr/lib/postgresql/*/bin/postgres' >/dev/null || debian postgres postgresql # the read models' tests; Debian keeps the server's programs off the PATH
 	;;
