@@ -312,10 +312,10 @@ func (m *onThisMachine) environment(service, dir string) []string {
 	}
 	for name, value := range env {
 		env[name] = m.replacer.Replace(value)
-		switch {
-		case name == "VEGA_DATABASE_URL":
+		switch name {
+		case "VEGA_DATABASE_URL":
 			env[name] = m.postgres
-		case name == "AWS_ACCESS_KEY_ID", name == "AWS_SECRET_ACCESS_KEY", name == "AWS_REGION": // the local server's own
+		case "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_REGION": // the local server's own
 			for _, theirs := range m.s3.Env() {
 				if n, v, _ := strings.Cut(theirs, "="); n == name {
 					env[name] = v
