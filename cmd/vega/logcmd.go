@@ -25,7 +25,7 @@ administrator's. The roles themselves then run with credentials that cannot chan
 number of replicas. The embedded server needs no setup: it is done at every start.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			cfg, err := loadConfig(cmd.ErrOrStderr())
+			cfg, err := loadPart(cmd.ErrOrStderr(), "VEGA_NATS_", "VEGA_REGION", dotenv)
 			if err != nil {
 				return err
 			}

@@ -6,6 +6,7 @@ import (
 	"log/slog"
 
 	"github.com/aws/aws-sdk-go-v2/service/sqs"
+	"github.com/nats-io/nats.go/jetstream"
 
 	"vega/config"
 	"vega/events"
@@ -85,6 +86,9 @@ type delivered struct {
 // Delivered implements maintenance.Delivered. A message that lies in SQS is not lost, so nothing is judged until that queue is empty.
 func (d delivered) Delivered(ctx context.Context) (map[events.Priority]events.Seq, error) {
 	lanes, err := dispatch.Lanes(ctx, d.store, d.mode)
+	if errors.Is(err, jetstream.ErrConsumerNotFound) {
+		return nil, nil // no API process has started in this mode yet: nothing was queued, so nothing is lost
+	}
 	if err != nil {
 		return nil, err
 	}

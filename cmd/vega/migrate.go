@@ -59,7 +59,7 @@ nothing that is not in the event log; a table that had to be made anew is filled
 
 // postgresOptions reads the configuration, which has to name a database.
 func postgresOptions(cmd *cobra.Command) (postgres.Options, error) {
-	cfg, err := loadConfig(cmd.ErrOrStderr())
+	cfg, err := loadPart(cmd.ErrOrStderr(), "VEGA_DATABASE_", "DATABASE_URL", "VEGA_PERSISTENCE_BACKEND", dotenv)
 	if err != nil {
 		return postgres.Options{}, err
 	}

@@ -1,12 +1,15 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
 	"os"
 	"runtime"
 	"runtime/debug"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -105,6 +108,23 @@ func loadConfig(w io.Writer) (config.Config, error) {
 		return cfg, err
 	}
 	warn(w, cfg)
+	return cfg, nil
+}
+
+// loadPart reads the configuration for a command that uses only the settings whose names begin so: what is wrong with others does not concern it.
+func loadPart(w io.Writer, prefixes ...string) (config.Config, error) {
+	cfg, err := config.Load(os.Environ(), dotenv)
+	wrong, ok := errors.AsType[*config.Error](err)
+	if !ok {
+		warn(w, cfg)
+		return cfg, err
+	}
+	ours := slices.DeleteFunc(slices.Clone(wrong.Problems), func(p config.Problem) bool {
+		return !slices.ContainsFunc(prefixes, func(prefix string) bool { return strings.HasPrefix(p.Variable, prefix) })
+	})
+	if len(ours) > 0 {
+		return cfg, &config.Error{Problems: ours}
+	}
 	return cfg, nil
 }
 

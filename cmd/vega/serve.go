@@ -67,7 +67,7 @@ func greet(w io.Writer, log *slog.Logger, cfg config.Config, addr string) {
 	if cfg.Dispatch.Mode != dispatch.ModeThread {
 		fmt.Fprintf(w, "  Workers   scans wait for them; %s\n", howToWork(cfg))
 	}
-	if missing := cfg.Engine.ModelAccess.Missing; len(missing) > 0 {
+	if missing := cfg.Engine.ModelAccess.Missing; len(missing) > 0 && cfg.Dispatch.Mode == dispatch.ModeThread { // elsewhere it is the workers that need it
 		fmt.Fprintf(w, "  Off       AI stages; set %s to turn them on\n", strings.Join(missing, " and "))
 	}
 	if cfg.OneMachine() && cfg.Log.Sync != eventstore.SyncAlways {

@@ -123,7 +123,7 @@ type Lane struct {
 }
 
 // Lanes says how far the durable consumers of a mode are, best priority first; ModeThread has none. It returns eventstore.ErrUnavailable when the log does
-// not answer or Ensure was never called.
+// not answer, and with it jetstream.ErrConsumerNotFound while Ensure was never called.
 func Lanes(ctx context.Context, store *eventstore.Store, mode Mode) ([]Lane, error) {
 	configs := consumerConfigs(store.Region(), mode)
 	if len(configs) == 0 {
