@@ -24,6 +24,8 @@ type Tx interface {
 	PutTriage(Triage) error
 	APIKey(events.APIKeyID) (APIKey, bool, error)
 	PutAPIKey(APIKey) error
+	// NoneParked spares asking about each: nothing at all is parked.
+	NoneParked() bool
 	Parked(aggregate string) (Parked, bool, error)
 	PutParked(Parked) error
 }

@@ -377,14 +377,15 @@ func applyBatch(tx Tx, batch []events.Recorded, problem error, log *slog.Logger)
 
 // applyOrPark applies e; when it cannot be, its aggregate is parked and left alone from then on. An error is the model's, not the event's.
 func applyOrPark(tx Tx, e events.Recorded, problem error, log *slog.Logger) error {
-	name := e.Aggregate.String()
-	parked, is, err := tx.Parked(name)
-	if err != nil {
-		return err
-	}
-	if is {
-		parked.Skipped++
-		return tx.PutParked(parked)
+	if !tx.NoneParked() {
+		parked, is, err := tx.Parked(e.Aggregate.String())
+		if err != nil {
+			return err
+		}
+		if is {
+			parked.Skipped++
+			return tx.PutParked(parked)
+		}
 	}
 	if problem == nil {
 		problem = Apply(tx, e)
@@ -395,6 +396,7 @@ func applyOrPark(tx Tx, e events.Recorded, problem error, log *slog.Logger) erro
 	if _, broken := errors.AsType[*ModelError](problem); broken {
 		return problem
 	}
+	name := e.Aggregate.String()
 	log.Error("aggregate parked", "subject", name, "seq", e.Seq, "err", problem)
 	return tx.PutParked(Parked{Aggregate: name, Seq: e.Seq, Problem: problem.Error()})
 }

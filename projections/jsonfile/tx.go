@@ -48,8 +48,10 @@ func (s *staged[R]) put(r R) error {
 		*p = r // nobody else has seen it yet
 		return nil
 	}
-	s.rows[k] = &r
-	s.order = append(s.order, &r)
+	p := new(R) // not &r: that would make every row that is put again, too
+	*p = r
+	s.rows[k] = p
+	s.order = append(s.order, p)
 	return nil
 }
 
@@ -115,6 +117,7 @@ func (t *tx) APIKey(id events.APIKeyID) (projections.APIKey, bool, error) {
 	return t.keys.get(string(id))
 }
 func (t *tx) PutAPIKey(r projections.APIKey) error { return t.keys.put(r) }
+func (t *tx) NoneParked() bool                     { return len(t.parked.table.order)+len(t.parked.order) == 0 }
 func (t *tx) Parked(a string) (projections.Parked, bool, error) {
 	return t.parked.get(a)
 }

@@ -130,9 +130,11 @@ func (s *staged[R]) put(r R) *R {
 		*p = r // nobody else has seen it yet
 		return p
 	}
-	s.rows[k] = &r
-	s.order = append(s.order, &r)
-	return &r
+	p := new(R) // not &r: that would make every row that is put again, too
+	*p = r
+	s.rows[k] = p
+	s.order = append(s.order, p)
+	return p
 }
 
 // ask queues a question for the rows of keys that are not known; the answer makes them known.
@@ -199,7 +201,9 @@ func (t *tx) Prefetch(batch []events.Recorded) error {
 		}
 		seen[e.Aggregate] = true
 		id := []string{e.Aggregate.ID}
-		names = append(names, []string{e.Aggregate.String()})
+		if !t.noneParked {
+			names = append(names, []string{e.Aggregate.String()})
+		}
 		switch e.Aggregate.Kind {
 		case events.ProjectAggregate:
 			projectIDs = append(projectIDs, id)
@@ -433,6 +437,7 @@ func (t *tx) APIKey(id events.APIKeyID) (projections.APIKey, bool, error) {
 	return t.keys.get(t, string(id))
 }
 func (t *tx) PutAPIKey(r projections.APIKey) error { t.keys.put(r); return nil }
+func (t *tx) NoneParked() bool                     { return t.noneParked && len(t.parked.order) == 0 }
 func (t *tx) Parked(a string) (projections.Parked, bool, error) {
 	if r, ok := t.parked.rows[a]; ok {
 		return *r, true, nil
