@@ -7,8 +7,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/nats-io/nats.go/jetstream"
-
 	"vega/events"
 	"vega/events/eventstore"
 	"vega/events/eventstore/natstest"
@@ -26,30 +24,6 @@ func benchLog(b *testing.B) (*eventstore.Store, int) {
 	s := natstest.Open(b)
 	h.Publish(b, s, 1)
 	return s, len(h.Events)
-}
-
-// replay reads the whole log with an ordered consumer and looks at nothing.
-func replay(b *testing.B, s *eventstore.Store, n int) time.Duration {
-	b.Helper()
-	cons, err := s.JetStream().OrderedConsumer(b.Context(), eventstore.StreamName(natstest.Region), jetstream.OrderedConsumerConfig{})
-	if err != nil {
-		b.Fatal(err)
-	}
-	begin := time.Now()
-	seen, all := 0, make(chan struct{})
-	cc, err := cons.Consume(func(jetstream.Msg) {
-		if seen++; seen == n {
-			close(all)
-		}
-	}, jetstream.PullMaxMessages(4096))
-	if err != nil {
-		b.Fatal(err)
-	}
-	<-all
-	took := time.Since(begin)
-	cc.Stop()
-	<-cc.Closed()
-	return took
 }
 
 // following runs a runner over m while f does its work.
@@ -77,7 +51,7 @@ func BenchmarkProjection(b *testing.B) {
 	s, n := benchLog(b)
 	var raw, live, rebuild time.Duration
 	for b.Loop() {
-		raw += replay(b, s, n)
+		raw += modeltest.Replay(b, s, n)
 		m, err := jsonfile.Open(b.TempDir())
 		if err != nil {
 			b.Fatal(err)
@@ -88,7 +62,7 @@ func BenchmarkProjection(b *testing.B) {
 				b.Fatal(err)
 			}
 			live += time.Since(begin)
-			raw += replay(b, s, n)
+			raw += modeltest.Replay(b, s, n)
 			report, err := r.Rebuild(b.Context())
 			if err != nil || report.Different > 0 {
 				b.Fatalf("%+v, %v", report, err)

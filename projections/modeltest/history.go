@@ -79,6 +79,30 @@ func (h *History) Publish(tb testing.TB, s *eventstore.Store, from events.Seq) {
 	}
 }
 
+// Replay reads a log's n events with an ordered consumer, looks at none of them, and returns how long that took: what a runner cannot be quicker than.
+func Replay(b *testing.B, s *eventstore.Store, n int) time.Duration {
+	b.Helper()
+	cons, err := s.JetStream().OrderedConsumer(b.Context(), eventstore.StreamName(natstest.Region), jetstream.OrderedConsumerConfig{})
+	if err != nil {
+		b.Fatal(err)
+	}
+	begun := time.Now()
+	seen, all := 0, make(chan struct{})
+	cc, err := cons.Consume(func(jetstream.Msg) {
+		if seen++; seen == n {
+			close(all)
+		}
+	}, jetstream.PullMaxMessages(4096))
+	if err != nil {
+		b.Fatal(err)
+	}
+	<-all
+	took := time.Since(begun)
+	cc.Stop()
+	<-cc.Closed()
+	return took
+}
+
 // The ids of hand-made histories are short and readable.
 func project(n int) events.ProjectID { return events.ProjectID(fmt.Sprintf("proj_test_%d", n)) }
 func repository(n int) events.RepositoryID {

@@ -3,12 +3,15 @@ package postgres_test
 import (
 	"context"
 	"errors"
+	"net"
 	"net/url"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgproto3"
 
 	"vega/config/secret"
 	"vega/events"
@@ -110,6 +113,52 @@ func TestWhatIsWrongWithAConnectionIsOneSentence(t *testing.T) {
 			t.Errorf("Open = %v", err)
 		}
 	})
+}
+
+// oldServer lets anybody in and says that it is a version of Postgres. It returns where it listens.
+func oldServer(t *testing.T, version string) string {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var serving sync.WaitGroup
+	serving.Go(func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			serving.Go(func() {
+				defer c.Close()
+				b := pgproto3.NewBackend(c, c)
+				if _, err := b.ReceiveStartupMessage(); err != nil {
+					return
+				}
+				b.Send(&pgproto3.AuthenticationOk{})
+				b.Send(&pgproto3.ParameterStatus{Name: "server_version", Value: version})
+				b.Send(&pgproto3.ReadyForQuery{TxStatus: 'I'})
+				if b.Flush() == nil {
+					_, _ = b.Receive() // until the client leaves: it has nothing to ask
+				}
+			})
+		}
+	})
+	t.Cleanup(func() { _ = l.Close(); serving.Wait() })
+	return l.Addr().String()
+}
+
+func TestAServerThatIsTooOldIsRefusedByItsVersion(t *testing.T) {
+	t.Parallel()
+	addr := oldServer(t, "13.22 (Debian 13.22-1)")
+	o := options("postgres://" + pgtest.Role + "@" + addr + "/vega?sslmode=disable")
+	want := "Postgres at " + addr + " is version 13.22 (Debian 13.22-1): the read models need 14 or newer"
+	if _, err := postgres.Open(t.Context(), o); err == nil || err.Error() != "open read models: "+want {
+		t.Errorf("Open = %v, want %s", err, want)
+	}
+	if _, err := postgres.Migrate(t.Context(), o); err == nil || err.Error() != "migrate read models: "+want {
+		t.Errorf("Migrate = %v, want %s", err, want)
+	}
 }
 
 // lock holds a table of a database until the test ends or release is called.

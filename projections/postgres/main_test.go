@@ -2,6 +2,7 @@ package postgres_test
 
 import (
 	"context"
+	"flag"
 	"fmt"
 	"log/slog"
 	"net/url"
@@ -23,7 +24,15 @@ import (
 	"vega/projections/postgres"
 )
 
-func TestMain(m *testing.M) { os.Exit(pgtest.Main(m.Run)) }
+// atOnce is how many tests run at once, unless -parallel says otherwise: most of the time they wait for servers.
+const atOnce = "4"
+
+func TestMain(m *testing.M) {
+	if err := flag.Set("test.parallel", atOnce); err != nil {
+		panic(err)
+	}
+	os.Exit(pgtest.Main(m.Run))
+}
 
 // options are those of a model in the database that an address names.
 func options(address string) postgres.Options {

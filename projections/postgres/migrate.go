@@ -45,7 +45,10 @@ func Migrate(ctx context.Context, o Options) ([]Migration, error) {
 	if err != nil {
 		return nil, err
 	}
-	rows, err := []Migration(nil), m.migrate(ctx)
+	rows, err := []Migration(nil), m.isNewEnough(ctx)
+	if err == nil {
+		err = m.migrate(ctx)
+	}
 	if err == nil {
 		rows, err = m.migrations(ctx)
 	}
@@ -70,6 +73,9 @@ func Status(ctx context.Context, o Options) ([]Migration, error) {
 
 // prepare makes the tables fit for this release, or says why they are not.
 func (m *Model) prepare(ctx context.Context, migrate bool) error {
+	if err := m.isNewEnough(ctx); err != nil {
+		return err
+	}
 	rows, err := m.migrations(ctx)
 	if err != nil {
 		return err
@@ -140,6 +146,26 @@ func (m *Model) refit(ctx context.Context) error {
 func restart(ctx context.Context, tx pgx.Tx) error {
 	_, err := tx.Exec(ctx, "UPDATE checkpoint SET seq = 0, stream = '', created_ns = NULL, rows_schema = $1, edition = gen_random_uuid()::text", projections.Schema)
 	return err
+}
+
+// oldestServer is the first version of Postgres that takes all our settings (client_connection_check_interval).
+const oldestServer = 14
+
+// isNewEnough refuses a server that is older.
+func (m *Model) isNewEnough(ctx context.Context) error {
+	var version string
+	err := m.use(ctx, m.work, func(_ context.Context, conn *pgx.Conn) error {
+		version = conn.PgConn().ParameterStatus("server_version")
+		return nil
+	})
+	if err != nil {
+		return m.tell(ctx, "connect", err)
+	}
+	major, _, _ := strings.Cut(version, ".")
+	if n, err := strconv.Atoi(major); err == nil && n < oldestServer { // what is no number is "19beta1", or a proxy's own
+		return fmt.Errorf("Postgres at %s is version %s: the read models need %d or newer", m.address.host, version, oldestServer) //nolint:staticcheck // a name
+	}
+	return nil
 }
 
 // embedded are the migrations of this release, oldest first.
