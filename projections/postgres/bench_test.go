@@ -283,7 +283,7 @@ func fill(b *testing.B, address string, n int) {
 		fmt.Sprintf(`INSERT INTO vega.scans (id, project_id, repository_id, snapshot_id, user_id, model, priority, priority_rank, rerun_of, profile_version, status, attempt, max_attempts, worker_id, generation, ready_seq,
 			stages, coverage_state, critical, high, medium, low, info, rejected, requests, input_tokens, cached_input_tokens, output_tokens, cost_nano_usd, failure_attempt, failure_code, failure_message, created_ns, version, created_seq, seq)
 			SELECT 'scan_' || i, 'proj_' || i * 7919 %% 1000 / 10, 'repo_' || i * 7919 %% 1000, 'sha256:0', 'user_7', '', 'normal', 1, '', 0, CASE WHEN i %% 50 = 0 THEN 'failed' ELSE 'completed' END, 1, 3, 'work_a', i, i,
-			'%s', 'complete', 0, 1, 2, 3, 4, 0, 1, 2, 3, 4, 5, CASE WHEN i %% 50 = 0 THEN 1 END, CASE WHEN i %% 50 = 0 THEN 'attempts_exhausted' END, CASE WHEN i %% 50 = 0 THEN 'm' END, 1000000000, 9, i, i FROM generate_series(1, %d) i`, stages, n),
+			'%s', 'complete', 0, 1, 2, 3, 4, 0, 1, 2, 3, 4, 5, CASE WHEN i %% 50 = 0 THEN 1 END, CASE WHEN i %% 50 = 0 THEN 'attempts_exhausted' END, CASE WHEN i %% 50 = 0 THEN 'm' END, 1000000000, 9, i, i FROM generate_series(1::bigint, %d) i`, stages, n),
 		"VACUUM ANALYZE",
 	} {
 		if _, err := c.Exec(b.Context(), sql); err != nil {
