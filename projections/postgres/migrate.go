@@ -163,7 +163,7 @@ func (m *Model) isNewEnough(ctx context.Context) error {
 	}
 	major, _, _ := strings.Cut(version, ".")
 	if n, err := strconv.Atoi(major); err == nil && n < oldestServer { // what is no number is "19beta1", or a proxy's own
-		return fmt.Errorf("Postgres at %s is version %s: the read models need %d or newer", m.address.host, version, oldestServer) //nolint:staticcheck // a name
+		return fmt.Errorf("Postgres at %s is version %s: the read models need %d or newer", m.address.host, version, oldestServer)
 	}
 	return nil
 }
