@@ -172,7 +172,7 @@ func TestBenchRefusesWhatMakesNoSense(t *testing.T) {
 		"--path /nowhere":              "--path: stat /nowhere",
 		"--path " + file:               "is not a folder",
 		"--server example.com":         "--server is not an http or https URL",
-		"--server https://example.com": "token in VEGA_TOKEN",
+		"--server https://example.com": "API key in VEGA_TOKEN",
 		"--rate 5":                     "unknown flag: --rate",
 	} {
 		out, errs, code := vega(t, t.TempDir(), nil, append([]string{"bench"}, strings.Fields(args)...)...)

@@ -1,5 +1,5 @@
 // An SQS-compatible server on 127.0.0.1: node sqs.mjs PACKAGE, where PACKAGE is the folder of fauxqs. It prints its port, then obeys lines on stdin:
-// "down" closes the port and every connection, "up" opens the same port again with the queues as they were; each is answered with its own name. It ends
+// "down" closes the port and every connection, "up" opens the same port again with the queues as they were; each is answered with its own name, also when there is nothing to do. It ends
 // with its stdin, so it does not outlive whoever started it.
 import { AsyncLocalStorage } from "node:async_hooks";
 import { createInterface } from "node:readline";
@@ -33,7 +33,7 @@ for await (const line of createInterface({ input: process.stdin })) {
     const closed = new Promise((done) => app.server.close(done));
     app.server.closeAllConnections();
     await closed;
-  } else if (line === "up") {
+  } else if (line === "up" && !app.server.listening) {
     await new Promise((done) => app.server.listen(port, "127.0.0.1", done));
   }
   console.log(line);
