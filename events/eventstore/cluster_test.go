@@ -5,8 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
 
 	"vega/events"
 	"vega/events/eventstore"
@@ -221,4 +224,52 @@ func TestNothingIsLostOrDoubledWhenLeadersStepDown(t *testing.T) {
 	seen.reach(t, int(info.Last))
 	stop()
 	follow.Wait()
+}
+
+// What was stored in a bucket is there for everybody at once, whichever server they are connected to.
+func TestABucketIsReadAsItIs(t *testing.T) {
+	t.Parallel()
+	c := natstest.Cluster(t, 3)
+	first := c.Open()
+	for _, name := range []string{eventstore.ExpiringBucket, eventstore.HeartbeatBucket} {
+		kv, err := first.Bucket(t.Context(), name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		// A replica that lags is hard to make; that none is asked can be seen.
+		if st, err := first.JetStream().Stream(t.Context(), "KV_"+name); err != nil || st.CachedInfo().Config.AllowDirect {
+			t.Errorf("%s: replicas answer reads, %v", name, err)
+		}
+		var readers []jetstream.KeyValue
+		for range 6 {
+			r, err := c.Open().Bucket(t.Context(), name)
+			if err != nil {
+				t.Fatal(err)
+			}
+			readers = append(readers, r)
+		}
+		var missed atomic.Int64
+		var writing sync.WaitGroup
+		for w, reader := range readers {
+			writing.Go(func() {
+				for i := range 100 {
+					key := fmt.Sprintf("key.%d.%d", w, i)
+					if _, err := kv.Create(t.Context(), key, nil, jetstream.KeyTTL(time.Minute)); err != nil {
+						t.Error(err)
+						return
+					}
+					if _, err := reader.Get(t.Context(), key); errors.Is(err, jetstream.ErrKeyNotFound) {
+						missed.Add(1)
+					} else if err != nil {
+						t.Error(err)
+						return
+					}
+				}
+			})
+		}
+		writing.Wait()
+		if missed.Load() > 0 {
+			t.Errorf("%s: %d of 600 keys were not there right after they were stored", name, missed.Load())
+		}
+	}
 }

@@ -100,8 +100,27 @@ func Setup(ctx context.Context, js jetstream.JetStream, r events.Region, replica
 		if _, err := js.CreateOrUpdateKeyValue(ctx, cfg); err != nil {
 			return fmt.Errorf("create bucket %s: %w", cfg.Bucket, err)
 		}
+		if err := readLeader(ctx, js, cfg.Bucket); err != nil {
+			return fmt.Errorf("create bucket %s: %w", cfg.Bucket, err)
+		}
 	}
 	return assertStreams(ctx, js, r)
+}
+
+// readLeader makes every read of a bucket one of its leader. As the client makes buckets, any replica answers, and one that is a moment behind does not know yet
+// what its own writer was told is stored: a session that has just begun would not exist.
+func readLeader(ctx context.Context, js jetstream.JetStream, bucket string) error {
+	st, err := js.Stream(ctx, "KV_"+bucket)
+	if err != nil {
+		return err
+	}
+	cfg := st.CachedInfo().Config
+	if !cfg.AllowDirect {
+		return nil
+	}
+	cfg.AllowDirect = false
+	_, err = js.UpdateStream(ctx, cfg)
+	return err
 }
 
 func heartbeatConfig(replicas int) jetstream.KeyValueConfig {
@@ -115,7 +134,14 @@ func EnsureHeartbeats(ctx context.Context, js jetstream.JetStream, r events.Regi
 	if err != nil {
 		return fmt.Errorf("%w: look at stream %s: %w", ErrUnavailable, StreamName(r), err)
 	}
-	if _, err := js.CreateKeyValue(ctx, heartbeatConfig(max(log.CachedInfo().Config.Replicas, 1))); err != nil && !errors.Is(err, jetstream.ErrBucketExists) {
+	_, err = js.CreateKeyValue(ctx, heartbeatConfig(max(log.CachedInfo().Config.Replicas, 1)))
+	if errors.Is(err, jetstream.ErrBucketExists) {
+		return nil
+	}
+	if err == nil {
+		err = readLeader(ctx, js, HeartbeatBucket)
+	}
+	if err != nil {
 		return fmt.Errorf("%w: create bucket %s: %w", ErrUnavailable, HeartbeatBucket, err)
 	}
 	return nil
