@@ -90,7 +90,11 @@ func applyRepository(tx Tx, r events.Recorded) error {
 		return fmt.Errorf("%s of a repository that exists", r.Kind)
 	}
 	// How far the source is stands in the fold alone; here is what the rows keep beside it.
-	is := catalog.Repository{Status: p.Status, Upload: p.Upload, Failure: p.Failure, Profile: p.Profile, Deleted: p.Deleted}.Evolve(r)
+	was := catalog.Repository{Status: p.Status, Upload: p.Upload, Failure: p.Failure, Profile: p.Profile, Deleted: p.Deleted}
+	if p.Latest != "" {
+		was.Snapshots = []events.SnapshotTaken{{Snapshot: p.Latest}} // that there is one is all that counts
+	}
+	is := was.Evolve(r)
 	var snapshot *Snapshot
 	switch e := r.Event.(type) {
 	case events.RepositoryCreated:

@@ -20,6 +20,7 @@ type call struct {
 	trace  string // W3C traceparent, or empty
 	method string
 	path   string
+	base   string    // scheme and host that the client used
 	route  string    // the pattern that matched; for metrics
 	key    string    // Idempotency-Key, or empty
 	match  string    // If-Match, or empty
@@ -44,7 +45,10 @@ func callOf(ctx context.Context) *call {
 }
 
 func newCall(r *http.Request) *call {
-	c := &call{id: r.Header.Get("X-Request-Id"), method: r.Method, path: r.URL.Path, route: "unmatched"}
+	c := &call{id: r.Header.Get("X-Request-Id"), method: r.Method, path: r.URL.Path, route: "unmatched", base: "http://" + r.Host}
+	if r.TLS != nil || strings.EqualFold(r.Header.Get("X-Forwarded-Proto"), "https") {
+		c.base = "https://" + r.Host
+	}
 	if len(c.id) == 0 || len(c.id) > 64 || strings.Trim(c.id, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-") != "" {
 		c.id = "req_" + strings.ToLower(rand.Text()[:20])
 	}

@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"vega/events"
+	"vega/services/catalog"
 	"vega/services/files"
 )
 
@@ -43,6 +44,9 @@ func (s *Server) direct() (files.Direct, error) {
 	}
 	return d, nil
 }
+
+// sumsMark ends the mark of an upload whose parts have to be signed with their sums.
+const sumsMark = "-sums"
 
 // readUpload takes the id of the path apart. It names only uploads to the repository of the path.
 func readUpload(c *call, id string) (directUpload, error) {
@@ -92,6 +96,9 @@ func (s *Server) beginUpload(ctx context.Context, in *uploadBeginIn) (*plain[upl
 		return nil, err
 	}
 	mark := strings.ToLower(rand.Text())
+	if ask.Sums {
+		mark += sumsMark
+	}
 	id, err := store.BeginUpload(ctx, directKey(c.repository.ID, mark), ask.Sums)
 	if err != nil {
 		return nil, err
@@ -118,11 +125,12 @@ type partsIn struct {
 	}
 }
 
+// linkBody is what a client needs of a link.
 type linkBody struct {
-	Method  string            `json:"method"`
-	URL     string            `json:"url" doc:"Whoever has it can make this request until it expires"`
-	Headers map[string]string `json:"headers" doc:"To be sent with it"`
-	Expires time.Time         `json:"expires_at"`
+	Method  string
+	URL     string
+	Headers map[string]string
+	Expires time.Time
 }
 
 func shapeLink(l files.Link) linkBody {
@@ -134,8 +142,11 @@ func shapeLink(l files.Link) linkBody {
 }
 
 type partLink struct {
-	Number int32 `json:"number"`
-	linkBody
+	Number  int32             `json:"number"`
+	Method  string            `json:"method"`
+	URL     string            `json:"url" doc:"Whoever has it can make this request until it expires"`
+	Headers map[string]string `json:"headers" doc:"To be sent with it"`
+	Expires time.Time         `json:"expires_at"`
 }
 
 // signParts gives the links that parts are put to. Asking again for the same part is fine; the part that arrives last counts.
@@ -149,8 +160,19 @@ func (s *Server) signParts(ctx context.Context, in *partsIn) (*many[partLink], e
 	if err != nil {
 		return nil, err
 	}
+	if len(in.Body.Parts) == 0 {
+		return nil, invalid("parts", "want at least one")
+	}
 	var whole int64
+	seen := map[int32]bool{}
 	for i, p := range in.Body.Parts {
+		if seen[p.Number] {
+			return nil, invalid(fmt.Sprintf("parts[%d].number", i), "want each part once")
+		}
+		seen[p.Number] = true
+		if p.SHA256 == "" && strings.HasSuffix(u.key, sumsMark) {
+			return nil, invalid(fmt.Sprintf("parts[%d].sha256", i), "want it: the upload was begun with part_sha256")
+		}
 		if p.SHA256 != "" && !digestForm.MatchString(p.SHA256) {
 			return nil, invalid(fmt.Sprintf("parts[%d].sha256", i), "want sha256: and 64 hex digits")
 		}
@@ -165,7 +187,8 @@ func (s *Server) signParts(ctx context.Context, in *partsIn) (*many[partLink], e
 		if err != nil {
 			return nil, err
 		}
-		links[i] = partLink{p.Number, shapeLink(l)}
+		b := shapeLink(l)
+		links[i] = partLink{p.Number, b.Method, b.URL, b.Headers, b.Expires}
 	}
 	return list(links, "", func(l partLink) partLink { return l }), nil
 }
@@ -181,23 +204,55 @@ type partBody struct {
 
 type uploadStateBody struct {
 	ID    string     `json:"upload_id"`
-	Bytes int64      `json:"bytes" doc:"Of all parts"`
+	State string     `json:"status" enum:"receiving,whole,taken_in" doc:"whole: completed, and not taken in yet, which POST …/complete does"`
+	Bytes int64      `json:"bytes" doc:"Of what has arrived; 0 once it was taken in"`
 	Parts []partBody `json:"parts" doc:"What has arrived, by number: send the others"`
 }
 
 // getUpload says what has arrived: for a client that goes on after a crash.
 func (s *Server) getUpload(ctx context.Context, in *uploadPath) (*plain[uploadStateBody], error) {
-	parts, _, _, err := s.uploadParts(ctx, in.ID)
+	out := &plain[uploadStateBody]{Body: uploadStateBody{ID: in.ID, State: "receiving", Parts: []partBody{}}}
+	parts, u, _, err := s.uploadParts(ctx, in.ID)
+	if errors.Is(err, errNotFound) && u.key != "" {
+		return out, s.uploadEnd(ctx, u, &out.Body)
+	}
 	if err != nil {
 		return nil, err
 	}
-	out := &plain[uploadStateBody]{Body: uploadStateBody{ID: in.ID, Parts: []partBody{}}}
 	for _, p := range parts {
 		out.Body.Bytes += p.Bytes
 		out.Body.Parts = append(out.Body.Parts, partBody{p.Number, p.Bytes, p.SHA256, p.Received.UTC()})
 	}
 	return out, nil
 }
+
+// uploadEnd fills in what became of an upload that has no parts any more, or returns errNotFound.
+func (s *Server) uploadEnd(ctx context.Context, u directUpload, b *uploadStateBody) error {
+	if made, _, err := s.takenIn(ctx, u); err != nil || made != nil {
+		b.State = "taken_in"
+		return err
+	}
+	o, err := s.Files.Stat(ctx, u.key)
+	b.State, b.Bytes = "whole", o.Bytes
+	return noUpload(err)
+}
+
+// takenIn is what an upload became, nil when it became nothing yet.
+func (s *Server) takenIn(ctx context.Context, u directUpload) (*uploadBody, []events.Recorded, error) {
+	past, _, err := s.Store.Load(ctx, events.RepositoryOf(s.region, callOf(ctx).repository.ID), events.Head{})
+	if err != nil {
+		return nil, nil, err
+	}
+	for i, r := range past {
+		if e, ok := r.Event.(events.SnapshotTaken); ok && strings.HasPrefix(e.Upload, u.ingestion()) {
+			return &uploadBody{callOf(ctx).repository.ID, catalog.Ready, e.Snapshot, e.Files, e.Bytes, e.Warned, r.Seq}, past[i : i+1], nil
+		}
+	}
+	return nil, nil, nil
+}
+
+// ingestion begins the ids of all ingestions of an upload: of each try one.
+func (u directUpload) ingestion() string { return "up_" + hash(u.key, u.store)[:26] + "_" }
 
 func (s *Server) uploadParts(ctx context.Context, id string) ([]files.Part, directUpload, files.Direct, error) {
 	store, err := s.direct()
@@ -271,16 +326,27 @@ func (s *Server) completeUpload(w http.ResponseWriter, r *http.Request) error {
 		}
 	}
 	in, size, err := s.Files.Open(context.WithoutCancel(ctx), u.key)
+	if errors.Is(err, files.ErrNotFound) {
+		// Taken in before: the answer may have been lost.
+		made, recorded, err := s.takenIn(ctx, u)
+		if err != nil {
+			return err
+		}
+		if made == nil {
+			return errNotFound
+		}
+		return answerUpload(w, *made, recorded)
+	}
 	if err != nil {
-		return noUpload(err)
+		return err
 	}
 	defer in.Close()
 	if ask.Bytes > 0 && ask.Bytes != size {
 		return sizeMismatch(ask.Bytes, size)
 	}
-	err = s.ingest(ctx, w, arrival{body: in, declared: size, sha256: ask.SHA256})
-	if f := failureOf(err); f == nil || !f.retryable {
-		// Taken in, or refused for good. A crash before this leaves the object for maintenance.
+	err = s.ingest(ctx, w, arrival{body: in, declared: size, sha256: ask.SHA256, id: u.ingestion()})
+	if f := failureOf(err); f == nil || !f.retryable && f.code != codeDigestMismatch {
+		// Taken in, or refused for good; with the right sum the same bytes may be fine. A crash before this leaves the object for maintenance.
 		if derr := s.Files.Delete(context.WithoutCancel(ctx), u.key); derr != nil {
 			s.log.Warn("uploaded archive not removed", "repository_id", c.repository.ID, "err", derr)
 		}
@@ -422,7 +488,7 @@ func (s *Server) ownLink(ctx context.Context, what download, out downloadBody) (
 	if err := s.keepFor(ctx, linkKey(token), v, linkLife); err != nil {
 		return nil, err
 	}
-	out.Method, out.URL, out.Headers = http.MethodGet, s.Config.Prefix+"/downloads/"+token, map[string]string{}
+	out.Method, out.URL, out.Headers = http.MethodGet, callOf(ctx).base+s.Config.Prefix+"/downloads/"+token, map[string]string{}
 	out.Expires = s.Now().UTC().Add(linkLife)
 	return &plain[downloadBody]{Body: out}, nil
 }

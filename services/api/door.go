@@ -10,6 +10,7 @@ import (
 	"github.com/go-chi/chi/v5"
 
 	"vega/events"
+	"vega/projections"
 	"vega/services/auth"
 )
 
@@ -50,6 +51,9 @@ var thingParams = []string{projectParam, repositoryParam, scanParam, findingPara
 
 // behindPatience is how long a read with at_least waits for its read model.
 const behindPatience = 5 * time.Second
+
+// awayPatience is how long it waits while the read model does not answer.
+const awayPatience = 500 * time.Millisecond
 
 // enter lets a request in or says why not, and fills in its call: who is calling, and what the path names. What the caller may not see does not
 // exist: wrong ids, other people's things and deleted ones are all the same 404.
@@ -167,13 +171,20 @@ func (s *Server) catchUp(ctx context.Context, atLeast string) error {
 	if err != nil {
 		return invalid("at_least", "want a sequence as Vega-Sequence gives it")
 	}
-	wait, cancel := context.WithTimeout(ctx, s.patience)
+	patience, away := s.patience, s.model.isAway()
+	if away {
+		patience = min(patience, awayPatience) // it is not likely to come
+	}
+	wait, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	if s.Runner.WaitFor(wait, events.Seq(seq)) == nil {
 		return nil
 	}
 	if ctx.Err() != nil {
 		return ctx.Err()
+	}
+	if away {
+		return projections.ErrUnavailable
 	}
 	return &failure{status: http.StatusServiceUnavailable, code: "read_model_behind", message: "the read model has not got that far yet", retryable: true,
 		retryAfter: time.Second, details: map[string]any{"at_least": seq, "at": s.Runner.At()}}

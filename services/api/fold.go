@@ -88,13 +88,16 @@ func (f *fold) PutFinding(projections.Finding) error { return nil }
 const settleTime = time.Second
 
 // settle waits until the read model has what a write made, or for settleTime.
-func (s *Server) settle(ctx context.Context, made []events.Recorded) {
+func (s *Server) settle(ctx context.Context, made []events.Recorded) { s.settleAt(ctx, lastSeq(made)) }
+
+// settleAt waits until the read model has an event, or for settleTime.
+func (s *Server) settleAt(ctx context.Context, seq events.Seq) {
 	if s.model.isAway() {
 		return
 	}
 	wait, cancel := context.WithTimeout(ctx, settleTime)
 	defer cancel()
-	_ = s.Runner.WaitFor(wait, lastSeq(made)) // whoever then needs the row finds it older, and folds the log
+	_ = s.Runner.WaitFor(wait, seq) // whoever then needs the row finds it older, and folds the log
 }
 
 // lastSeq is the sequence of a write's last event, 0 when it made none.

@@ -21,9 +21,12 @@ type surviving struct {
 // awayTime is for how long after an unanswered query nobody waits for the read model to take a write in.
 const awayTime = 2 * time.Second
 
-// missed says whether err is the model's absence, and notes it.
+// missed says whether err is the model's absence, and notes whether it answered.
 func (m *surviving) missed(err error) bool {
 	if !errors.Is(err, projections.ErrUnavailable) {
+		if err == nil {
+			m.away.Store(0)
+		}
 		return false
 	}
 	m.away.Store(m.s.Now().UnixNano())

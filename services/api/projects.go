@@ -78,12 +78,15 @@ func (s *Server) listProjects(ctx context.Context, in *PageIn) (*many[projectBod
 
 func (s *Server) getProject(ctx context.Context, _ *nothing) (*one[projectBody], error) {
 	c := callOf(ctx)
-	sum, err := s.Model.Rollup(ctx, c.project.ID)
-	if err != nil {
-		return nil, err
-	}
 	b := shapeProject(c.project, c.role)
-	b.Rollup = &rollupBody{sum.Open, sum.Repositories, sum.LastScan, shapeUsage(sum.Usage)}
+	sum, err := s.Model.Rollup(ctx, c.project.ID)
+	switch {
+	case s.model.missed(err): // without its sums
+	case err != nil:
+		return nil, err
+	default:
+		b.Rollup = &rollupBody{sum.Open, sum.Repositories, sum.LastScan, shapeUsage(sum.Usage)}
+	}
 	return &one[projectBody]{ETag: etag(c.project.Version), Body: b}, nil
 }
 

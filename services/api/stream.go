@@ -374,6 +374,7 @@ func (s *Server) stream(w http.ResponseWriter, r *http.Request, after place) err
 	if !over && !s.live(ctx, c, m, out) {
 		return nil
 	}
+	s.settleAt(ctx, m.at.Log) // whoever reads the findings next finds them
 	_ = out.end(m.at)
 	return nil
 }

@@ -1,6 +1,7 @@
 package api
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"crypto/sha256"
@@ -66,6 +67,7 @@ type arrival struct {
 	body     io.Reader
 	declared int64  // bytes; -1: not known
 	sha256   string // what the whole has to hash to, "sha256:<hex>"; empty: whatever it does
+	id       string // what the ingestion's id begins with; "up_" when empty
 }
 
 // ingest makes a snapshot of an archive and answers with it.
@@ -73,7 +75,7 @@ func (s *Server) ingest(ctx context.Context, w http.ResponseWriter, from arrival
 	c := callOf(ctx)
 	s.metrics.uploads.Inc()
 	defer s.metrics.uploads.Dec()
-	u := &ingestion{s: s, repository: c.repository.ID, id: "up_" + strings.ToLower(rand.Text())}
+	u := &ingestion{s: s, repository: c.repository.ID, id: cmp.Or(from.id, "up_") + strings.ToLower(rand.Text())}
 	if err := u.begin(ctx, c); err != nil {
 		return err
 	}
@@ -92,10 +94,18 @@ func (s *Server) ingest(ctx context.Context, w http.ResponseWriter, from arrival
 		return err
 	}
 	s.settle(ctx, made)
+	return answerUpload(w, uploadBody{u.repository, catalog.Ready, snapshot.Snapshot, snapshot.Files, snapshot.Bytes, snapshot.Warned, lastSeq(made)}, made)
+}
+
+// codeDigestMismatch says that what arrived is not what was announced.
+const codeDigestMismatch = "source_digest_mismatch"
+
+// answerUpload answers with a snapshot that was taken.
+func answerUpload(w http.ResponseWriter, body uploadBody, made []events.Recorded) error {
 	w.Header().Set("Content-Type", "application/json")
 	w.Header().Set("Vega-Sequence", seqHeader(made))
 	w.WriteHeader(http.StatusAccepted)
-	return json.NewEncoder(w).Encode(uploadBody{u.repository, catalog.Ready, snapshot.Snapshot, snapshot.Files, snapshot.Bytes, snapshot.Warned, lastSeq(made)})
+	return json.NewEncoder(w).Encode(body)
 }
 
 // ingestion is one upload on its way to a snapshot.
@@ -188,7 +198,7 @@ func (u *ingestion) run(ctx context.Context, w http.ResponseWriter, from arrival
 	}
 	defer upload.Close()
 	if from.sha256 != "" && upload.Digest != from.sha256 {
-		return nil, none, &failure{status: http.StatusUnprocessableEntity, code: "source_digest_mismatch", message: "sha256: the source that arrived has another digest",
+		return nil, none, &failure{status: http.StatusUnprocessableEntity, code: codeDigestMismatch, message: "sha256: the source that arrived has another digest",
 			details: map[string]any{"value": upload.Digest}}
 	}
 	_ = rc.SetReadDeadline(time.Time{})

@@ -61,6 +61,12 @@ func TestRefusedArchiveSaysWhyEverywhere(t *testing.T) {
 	if repo := w.user.do("GET", path, nil).object(); repo["ingest_status"] != "ready" || repo["ingest_error"] != nil {
 		t.Errorf("after a good upload: %v", repo)
 	}
+	// A ready repository stays one when another source is refused, and says why it was.
+	w.user.do("POST", path+"/source", []byte("no archive")).refused(422, "archive_unsupported")
+	if repo := w.user.do("GET", path, nil).object(); repo["ingest_status"] != "ready" || repo["ingest_error"] == nil || repo["latest_snapshot"] == nil {
+		t.Errorf("after a refused second source: %v", repo)
+	}
+	w.user.do("POST", path+"/scans", nil).want(202)
 	push := w.user.do("POST", "/projects/"+project+"/repositories", object{"name": "p", "source_type": "push"}).want(201).id()
 	w.user.do("POST", "/repositories/"+push+"/source", zipOf(t, map[string]string{"a": "b"})).refused(409, "not_an_upload_repository")
 }

@@ -15,8 +15,8 @@ type IngestStatus string
 const (
 	Pending   IngestStatus = "pending"
 	Ingesting IngestStatus = "ingesting"
-	Ready     IngestStatus = "ready"
-	IngestBad IngestStatus = "failed"
+	Ready     IngestStatus = "ready"  // it has a snapshot, though its last ingestion may have failed
+	IngestBad IngestStatus = "failed" // no ingestion has brought a snapshot yet
 )
 
 // Repository is the state of one source target.
@@ -43,6 +43,9 @@ func (p Repository) Evolve(r events.Recorded) Repository {
 	case events.IngestFailed:
 		if e.Upload == p.Upload {
 			p.Status, p.Upload, p.Failure = IngestBad, "", &e
+			if len(p.Snapshots) > 0 {
+				p.Status = Ready // what was captured before is there as it was
+			}
 		}
 	case events.SnapshotTaken:
 		if e.Upload == p.Upload {
