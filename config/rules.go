@@ -106,6 +106,16 @@ var rules = []rule{
 		},
 	},
 	{
+		variable: "VEGA_COGNITO_USER_POOL_ID",
+		reads:    []string{"VEGA_COGNITO_REGION", "VEGA_COGNITO_ISSUER"},
+		says:     "begins with the pool's region, which is not that of VEGA_COGNITO_REGION; one of the two is wrong",
+		broken: func(l *loader) bool {
+			pool := l.c.Auth.Cognito
+			of, _, named := strings.Cut(pool.UserPoolID, "_")
+			return named && pool.Region != "" && of != pool.Region && !l.given("VEGA_COGNITO_ISSUER") // a compatible server may name its pools as it likes
+		},
+	},
+	{
 		variable: "VEGA_API_PREFIX",
 		says:     "its first part is taken: docs, healthz, metrics, openapi.json and readyz are routes of their own",
 		broken: func(l *loader) bool {

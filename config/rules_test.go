@@ -17,6 +17,19 @@ func names(lines []string) []string {
 	return out
 }
 
+// cognito is an environment that signs in with Cognito.
+func cognito(more ...string) []string {
+	return append([]string{"VEGA_AUTH_PROVIDER=cognito", "VEGA_COGNITO_APP_CLIENT_ID=client"}, more...)
+}
+
+func TestAPoolOfAnotherRegionNamesBothSettings(t *testing.T) {
+	t.Parallel()
+	got := problems(t, cognito("VEGA_COGNITO_REGION=eu-west-1", "VEGA_COGNITO_USER_POOL_ID=us-west-1_abc")...)
+	if len(got) != 1 || !strings.Contains(got[0], "us-west-1_abc") || !strings.Contains(got[0], "VEGA_COGNITO_REGION") {
+		t.Errorf("problems %q, want one that names the pool and the region", got)
+	}
+}
+
 func TestCombinationsThatCannotWork(t *testing.T) {
 	t.Parallel()
 	for _, tc := range []struct {
@@ -28,6 +41,9 @@ func TestCombinationsThatCannotWork(t *testing.T) {
 		{"postgres without a database", []string{"VEGA_PERSISTENCE_BACKEND=postgres"}, []string{"VEGA_DATABASE_URL"}},
 		{"cognito without its ids", []string{"VEGA_AUTH_PROVIDER=cognito"}, []string{"VEGA_COGNITO_REGION", "VEGA_COGNITO_USER_POOL_ID", "VEGA_COGNITO_APP_CLIENT_ID"}},
 		{"a compatible server needs no pool", []string{"VEGA_AUTH_PROVIDER=cognito", "VEGA_COGNITO_ISSUER=http://127.0.0.1:9229/pool"}, []string{"VEGA_COGNITO_APP_CLIENT_ID"}},
+		{"a pool of another region", cognito("VEGA_COGNITO_REGION=eu-west-1", "VEGA_COGNITO_USER_POOL_ID=us-west-1_abc"), []string{"VEGA_COGNITO_USER_POOL_ID"}},
+		{"a pool of its region", cognito("VEGA_COGNITO_REGION=us-west-1", "VEGA_COGNITO_USER_POOL_ID=us-west-1_abc"), nil},
+		{"a compatible server's pool of another region", cognito("VEGA_COGNITO_REGION=eu-west-1", "VEGA_COGNITO_USER_POOL_ID=us-west-1_abc", "VEGA_COGNITO_ISSUER=http://127.0.0.1:9229/pool"), nil},
 		{"s3 without buckets", []string{"VEGA_FILE_STORAGE_BACKEND=s3", "VEGA_S3_EXPORTS_BUCKET=exports"}, []string{"VEGA_S3_SOURCE_BUCKET", "VEGA_S3_ARTIFACTS_BUCKET"}},
 		{"s3 without an exports bucket", []string{"VEGA_FILE_STORAGE_BACKEND=s3", "VEGA_S3_SOURCE_BUCKET=source", "VEGA_S3_ARTIFACTS_BUCKET=artifacts"}, nil},
 		{"ecs without a cluster", []string{"VEGA_SCAN_WORKER_EXECUTION_MODE=ecs", "VEGA_FILE_STORAGE_BACKEND=s3", "VEGA_S3_SOURCE_BUCKET=source", "VEGA_S3_ARTIFACTS_BUCKET=artifacts"},
