@@ -164,7 +164,7 @@ func (b *Bridge) send(ctx context.Context, batch []jetstream.Msg) time.Duration 
 	}
 	var wait time.Duration
 	if ctx.Err() == nil {
-		wait = b.state.failed(plain(err))
+		wait = b.state.failed(explain(b.sqs, b.url, err))
 	}
 	for i, m := range batch {
 		if !sent[strconv.Itoa(i)] {

@@ -64,7 +64,7 @@ type QueueDepth struct {
 	Delayed  int // were sent and are not visible yet
 }
 
-// SQSDepth asks a queue how much it has.
+// SQSDepth asks a queue how much it has. What SQS refuses or does not answer is a *QueueError.
 func SQSDepth(ctx context.Context, client *sqs.Client, queueURL string) (QueueDepth, error) {
 	names := []types.QueueAttributeName{
 		types.QueueAttributeNameApproximateNumberOfMessages,
@@ -73,7 +73,7 @@ func SQSDepth(ctx context.Context, client *sqs.Client, queueURL string) (QueueDe
 	}
 	out, err := client.GetQueueAttributes(ctx, &sqs.GetQueueAttributesInput{QueueUrl: aws.String(queueURL), AttributeNames: names})
 	if err != nil {
-		return QueueDepth{}, fmt.Errorf("depth of the SQS queue: %w", plain(err))
+		return QueueDepth{}, fmt.Errorf("depth of the SQS queue: %w", explain(client, queueURL, err))
 	}
 	var n [3]int
 	for i, name := range names {

@@ -2,13 +2,9 @@ package dispatch
 
 import (
 	"context"
-	"errors"
 	"log/slog"
-	"strings"
 	"sync"
 	"time"
-
-	"github.com/aws/smithy-go"
 )
 
 // outage remembers whether SQS answers, and logs when that changes. It is safe for concurrent use.
@@ -48,17 +44,6 @@ func (o *outage) last() error {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	return o.err
-}
-
-// plain is an error of the SDK without what may hold a secret: a refused signature is explained with the request's own headers, session token included.
-func plain(err error) error {
-	if api, ok := errors.AsType[smithy.APIError](err); ok {
-		if strings.Contains(strings.ToLower(api.ErrorCode()), "signature") {
-			return errors.New(api.ErrorCode())
-		}
-		return errors.New(api.ErrorCode() + ": " + api.ErrorMessage())
-	}
-	return err
 }
 
 // pause waits for d or until ctx ends.

@@ -195,7 +195,7 @@ func (q *SQS) receive(ctx context.Context) {
 			return // a message that was on its way to us is hidden until its visibility ends, and then comes again
 		}
 		if err != nil {
-			pause(ctx, q.state.failed(plain(err)))
+			pause(ctx, q.state.failed(explain(q.sqs, q.url, err)))
 			continue
 		}
 		q.state.answered()
@@ -291,7 +291,7 @@ func (q *SQS) renew(ctx context.Context) {
 		for batch := range slices.Chunk(all, batchSize) {
 			// A renewal that is late brings the hint to another slot as well, and the claim decides.
 			if _, err := q.changeVisibility(ctx, batch); err != nil && ctx.Err() == nil {
-				q.state.failed(plain(err))
+				q.state.failed(explain(q.sqs, q.url, err))
 			}
 		}
 	}
@@ -330,7 +330,7 @@ func (q *SQS) flush(ctx context.Context) {
 				mu.Lock()
 				defer mu.Unlock()
 				if err != nil {
-					wait = q.state.failed(plain(err))
+					wait = q.state.failed(explain(q.sqs, q.url, err))
 				}
 				for _, s := range failed {
 					if s.tries++; s.tries < maxTries {

@@ -360,7 +360,7 @@ func TestNoErrorOfSQSHoldsACredential(t *testing.T) {
 			t.Errorf("%q is shown: %v", secret, q.Err())
 		}
 	}
-	if !strings.Contains(q.Err().Error(), "NonExistentQueue") && !strings.Contains(q.Err().Error(), "QueueDoesNotExist") {
+	if !strings.Contains(q.Err().Error(), "of VEGA_SCAN_QUEUE_URL does not exist") {
 		t.Errorf("Err() = %v, want the reason", q.Err())
 	}
 }
