@@ -120,6 +120,11 @@ func (c *client) send(ctx context.Context, method, path, key, contentType string
 		return resp, nil
 	}
 	defer resp.Body.Close()
+	return nil, refusalOf(resp)
+}
+
+// refusalOf reads what a server says when it does not do what was asked.
+func refusalOf(resp *http.Response) *apiError {
 	var e struct {
 		Error apiError `json:"error"`
 	}
@@ -129,7 +134,7 @@ func (c *client) send(ctx context.Context, method, path, key, contentType string
 	if s, err := strconv.Atoi(resp.Header.Get("Retry-After")); err == nil && s > 0 {
 		e.Error.RetryAfter = time.Duration(s) * time.Second
 	}
-	return nil, &e.Error
+	return &e.Error
 }
 
 // liveEvent is one event of a scan's live feed.
@@ -178,7 +183,7 @@ func (c *client) followOnce(ctx context.Context, scan string, last *string, f fu
 	}
 	defer resp.Body.Close()
 	if resp.StatusCode != http.StatusOK {
-		return false, &apiError{Status: resp.StatusCode}
+		return false, refusalOf(resp)
 	}
 	lines := bufio.NewScanner(resp.Body)
 	lines.Buffer(nil, 1<<20)

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"os"
 	"path/filepath"
 	"time"
 
@@ -105,7 +106,11 @@ func (n *node) joinLog(ctx context.Context) error {
 		return n.natsError(err)
 	}
 	n.undo(func() error { nc.Close(); return nil })
-	nc.SetDisconnectErrHandler(func(*nats.Conn, error) { n.log.Warn("connection to the event log lost") })
+	nc.SetDisconnectErrHandler(func(_ *nats.Conn, err error) {
+		if err != nil { // nil: this side closed it
+			n.log.Warn("connection to the event log lost", "err", err)
+		}
+	})
 	nc.SetReconnectHandler(func(*nats.Conn) { n.log.Info("connection to the event log is back") })
 	return n.whileAway(ctx, func() error {
 		err := n.openStore(ctx, nc)
@@ -151,6 +156,9 @@ func (n *node) whileAway(ctx context.Context, f func() error) error {
 func (n *node) natsDir() string { return filepath.Join(n.cfg.DataDir, "nats") }
 
 func (n *node) openStore(ctx context.Context, nc *nats.Conn) error {
+	if err := os.MkdirAll(n.cfg.DataDir, 0o700); err != nil { // its disk is looked at before each write
+		return fmt.Errorf("VEGA_DATA_DIR: %w", err)
+	}
 	store, err := eventstore.Open(ctx, nc, eventstore.Options{
 		Region: n.cfg.Region, SyncAlways: n.cfg.Log.Sync == eventstore.SyncAlways, Room: func() error { return n.disk().Run(ctx) },
 	})

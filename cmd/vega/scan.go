@@ -183,7 +183,8 @@ func connectServer(ctx context.Context, made assembly, f scanFlags, stderr io.Wr
 		if token == "" {
 			return nil, errors.New("--server needs an access token or an API key in VEGA_TOKEN")
 		}
-		return &server{client: newClient(f.server, token), close: func() error { return nil }}, nil
+		c := newClient(f.server, token)
+		return &server{client: c, close: func() error { return nil }}, mayScan(ctx, c)
 	}
 	cfg, err := loadConfig(stderr)
 	if err != nil {
@@ -227,6 +228,23 @@ func connectServer(ctx context.Context, made assembly, f scanFlags, stderr io.Wr
 		return nil, err
 	}
 	return startInside(ctx, n, data)
+}
+
+// mayScan says before anything is sent whether the token is good for a scan: an API key may lack a scope that only its end would need.
+func mayScan(ctx context.Context, c *client) error {
+	var me struct {
+		Key    string   `json:"api_key_id"`
+		Scopes []string `json:"scopes"`
+	}
+	if err := c.call(ctx, http.MethodGet, "/auth/me", "", nil, &me); err != nil {
+		return fmt.Errorf("VEGA_TOKEN: %w", err)
+	}
+	for _, need := range []string{"read", "scan"} {
+		if me.Key != "" && !slices.Contains(me.Scopes, need) && !slices.Contains(me.Scopes, "admin") {
+			return fmt.Errorf("VEGA_TOKEN: the API key %s was not made for %q; a scan needs the scopes read and scan", me.Key, need)
+		}
+	}
+	return nil
 }
 
 // startInside runs the node in this process on a port of its own.
