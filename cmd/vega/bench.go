@@ -155,7 +155,7 @@ func benchServer(ctx context.Context, made assembly, f benchFlags, p *progress, 
 	cfg.ForOneProcess()
 	cfg.Dispatch.MaxActivePerUser = max(cfg.Dispatch.MaxActivePerUser, f.concurrency)
 	cfg.LogLevel = max(cfg.LogLevel, slog.LevelWarn)
-	n, err := openAPINode(ctx, cfg, made, newLogger(cfg, stderr))
+	n, err := openAPINode(ctx, cfg, made, newLogger(cfg, stderr), nil)
 	if err != nil {
 		return nil, errors.Join(err, remove())
 	}

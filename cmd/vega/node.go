@@ -42,7 +42,8 @@ type node struct {
 	cfg     config.Config
 	log     *slog.Logger
 	made    assembly
-	closers []func() error // undone last to first
+	waits   func(context.Context) // called when a part is waited for; may be nil
+	closers []func() error        // undone last to first
 
 	store  *eventstore.Store
 	files  files.Store
@@ -100,7 +101,12 @@ func (n *node) joinLog(ctx context.Context) error {
 			n.log.Info("waiting for the API process of this machine (VEGA_SCAN_EXECUTION_MODE=external or sqs) and its event log", "folder", n.natsDir(), "err", err)
 		})
 	} else {
-		nc, err = eventstore.ConnectPatiently(ctx, n.cfg.Log.NATSURL.Reveal(), n.cfg.Log.NATSCreds, func(err error) { n.log.Info("waiting for the event log", "url", n.cfg.Log.NATSURL, "err", err) })
+		nc, err = eventstore.ConnectPatiently(ctx, n.cfg.Log.NATSURL.Reveal(), n.cfg.Log.NATSCreds, func(err error) {
+			n.log.Info("waiting for the event log", "url", n.cfg.Log.NATSURL, "err", err)
+			if n.waits != nil {
+				n.waits(ctx)
+			}
+		})
 	}
 	if err != nil {
 		return n.natsError(err)
@@ -136,6 +142,9 @@ func (n *node) whileAway(ctx context.Context, f func() error) error {
 		model := errors.Is(err, projections.ErrUnavailable)
 		if !model && (!errors.Is(err, eventstore.ErrUnavailable) || errors.Is(err, eventstore.ErrFull)) || ctx.Err() != nil {
 			return err
+		}
+		if n.waits != nil {
+			n.waits(ctx)
 		}
 		switch {
 		case told:

@@ -168,3 +168,33 @@ func TestPostgresAwayUnderLoad(t *testing.T) {
 	d.sameAsRebuilt(c)
 	t.Logf("Postgres away for %s: %d writes taken meanwhile, longest wait for one %s", time.Since(gone), during, time.Duration(l.slow.Load()))
 }
+
+// An API that is started in the middle of an outage is alive and says that it is not ready, instead of being silent until somebody ends it.
+func TestAnAPIStartedWhilePostgresIsAwayIsAlive(t *testing.T) {
+	t.Parallel()
+	d := deploy(t)
+	d.postgres.Kill(t)
+	r := d.api()
+	alive := newClient(r.base(), "")
+	until(t, time.Minute, "it answers for its health", func() bool { return alive.call(t.Context(), http.MethodGet, "/healthz", "", nil, nil) == nil })
+	for _, path := range []string{"/readyz", "/projects"} {
+		var refused *apiError
+		if err := alive.call(t.Context(), http.MethodGet, path, "", nil, nil); !errors.As(err, &refused) || refused.Status != http.StatusServiceUnavailable || refused.RetryAfter == 0 {
+			t.Errorf("GET %s: %v, want 503 with Retry-After", path, err)
+		}
+	}
+	if out, errs, code := vega(t, t.TempDir(), r.env, "healthcheck"); code != 0 {
+		t.Errorf("healthcheck: exit %d\n%s%s", code, out, errs)
+	}
+	if _, _, code := vega(t, t.TempDir(), r.env, "healthcheck", "--ready"); code != exitUnhealthy {
+		t.Errorf("healthcheck --ready: exit %d, want %d", code, exitUnhealthy)
+	}
+	d.postgres.Restart(t)
+	r.up()
+	if _, err := write(t.Context(), d.client(r), http.MethodPost, "/projects", "", map[string]string{"name": "p"}); err != nil {
+		t.Error(err)
+	}
+	if err := r.stop(); err != nil {
+		t.Errorf("it ended with %v", err)
+	}
+}

@@ -200,7 +200,7 @@ func connectServer(ctx context.Context, made assembly, f scanFlags, stderr io.Wr
 	// Scans run right here, whatever a deployment that shares the settings does.
 	cfg.ForOneProcess()
 	cfg.LogLevel = max(cfg.LogLevel, slog.LevelWarn)
-	n, err := openAPINode(ctx, cfg, made, newLogger(cfg, stderr))
+	n, err := openAPINode(ctx, cfg, made, newLogger(cfg, stderr), nil)
 	waiting := false
 	for held, ok := errors.AsType[*lockedError](err); ok; held, ok = errors.AsType[*lockedError](err) {
 		c := newClient(held.holder.URL+cfg.API.Prefix, "")
@@ -222,7 +222,7 @@ func connectServer(ctx context.Context, made assembly, f scanFlags, stderr io.Wr
 			pause.Stop()
 			return nil, ctx.Err()
 		}
-		n, err = openAPINode(ctx, cfg, made, newLogger(cfg, stderr))
+		n, err = openAPINode(ctx, cfg, made, newLogger(cfg, stderr), nil)
 	}
 	if err != nil {
 		return nil, err

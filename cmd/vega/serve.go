@@ -3,10 +3,10 @@ package main
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
-	"net"
 	"strings"
 
 	"vega/config"
@@ -36,11 +36,12 @@ func serve(ctx context.Context, cfg config.Config, made assembly, stdout, stderr
 }
 
 func serveAPI(ctx context.Context, cfg config.Config, made assembly, log *slog.Logger, stdout io.Writer) error {
-	n, err := openAPINode(ctx, cfg, made, log)
+	room := &waitingRoom{cfg: cfg}
+	n, err := openAPINode(ctx, cfg, made, log, room.open)
 	if err != nil {
-		return err
+		return errors.Join(err, room.close())
 	}
-	l, err := new(net.ListenConfig).Listen(ctx, "tcp", cfg.API.ListenAddr)
+	l, err := room.leave(ctx)
 	if err != nil {
 		return fmt.Errorf("listen on VEGA_LISTEN_ADDR: %w", joinClose(err, n))
 	}

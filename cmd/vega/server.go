@@ -40,9 +40,10 @@ type apiNode struct {
 	from    events.Seq // before the oldest scan that is not over
 }
 
-// openAPINode takes the data folder and opens every part, oldest first; nothing runs yet. A failure closes what was opened.
-func openAPINode(ctx context.Context, cfg config.Config, made assembly, log *slog.Logger) (n *apiNode, err error) {
-	n = &apiNode{node: node{cfg: cfg, log: log, made: made}}
+// openAPINode takes the data folder and opens every part, oldest first; nothing runs yet. A failure closes what was opened. waits, unless nil, is called when a part is away and
+// waited for, perhaps more than once.
+func openAPINode(ctx context.Context, cfg config.Config, made assembly, log *slog.Logger, waits func(context.Context)) (n *apiNode, err error) {
+	n = &apiNode{node: node{cfg: cfg, log: log, made: made, waits: waits}}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, n.close())

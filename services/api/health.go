@@ -113,6 +113,29 @@ func (h Health) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
+// Starting answers for an API that waits for a part it stands on: it is alive, and nothing else can be asked of it yet.
+type Starting struct {
+	Version string
+	Region  string
+	Prefix  string // of the API
+}
+
+// ServeHTTP answers one request. It may be called concurrently.
+func (s Starting) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if path := strings.TrimPrefix(r.URL.Path, s.Prefix); path == "/healthz" {
+		r = r.Clone(r.Context())
+		r.URL.Path = path
+		Health{Version: s.Version, Region: s.Region}.ServeHTTP(w, r)
+		return
+	}
+	f := &failure{status: http.StatusServiceUnavailable, code: "starting", message: "the server waits for a part that it stands on; nothing was lost", retryable: true, retryAfter: 2 * time.Second}
+	maps.Copy(w.Header(), f.GetHeaders())
+	body, mediaType := f.body(r.Header.Get("Accept"))
+	w.Header().Set("Content-Type", mediaType)
+	w.WriteHeader(f.status)
+	_ = json.NewEncoder(w).Encode(body) // a client that is gone reads nothing
+}
+
 // readyTime bounds readyz.
 const readyTime = 2 * time.Second
 
