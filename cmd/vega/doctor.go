@@ -7,12 +7,14 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"log/slog"
 	"os"
 	"path/filepath"
 	"text/tabwriter"
 	"time"
 
+	"github.com/jackc/pgx/v5"
 	"github.com/nats-io/nats.go"
 	"github.com/spf13/cobra"
 
@@ -31,8 +33,8 @@ func newDoctorCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "doctor",
 		Short: "Try every part that this configuration stands on, and say what is wrong",
-		Long: `Asks the event log, the database, the buckets, the queue and the sign-in that the configuration names, as the process would use them, and prints a line for each thing
-tried. In the buckets it puts, reads and deletes a few bytes; nothing else is changed. It exits 0 when everything works, and 1 otherwise.`,
+		Long: `Asks the event log, the database, the buckets, the queue and the sign-in that the configuration names, those that the role of VEGA_SERVICE_ROLE uses, as its process
+would, and prints a line for each thing tried. In the buckets it puts, reads and deletes a few bytes; nothing else is changed. It exits 0 when everything works, and 1 otherwise.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			cfg, err := loadConfig(cmd.ErrOrStderr())
@@ -63,10 +65,20 @@ tried. In the buckets it puts, reads and deletes a few bytes; nothing else is ch
 // checkTime bounds the examination of one part.
 const checkTime = 20 * time.Second
 
-// examine tries one part after the other.
+// examine tries one part after the other: those that the role's process uses.
 func examine(ctx context.Context, cfg config.Config) []files.Finding {
+	parts := []func(context.Context, config.Config) []files.Finding{examineFolder, examineLog, examineModel, examineFiles, examineQueue, examineSignIn}
+	switch cfg.ServiceRole {
+	case config.RoleWorker:
+		parts = []func(context.Context, config.Config) []files.Finding{examineFolder, examineLog, examineFiles, examineQueue}
+	case config.RoleMaintenance:
+		parts = []func(context.Context, config.Config) []files.Finding{examineLog, examineFiles, examineQueue}
+	case config.RoleLLMProxy:
+		parts = []func(context.Context, config.Config) []files.Finding{examineLog}
+	default:
+	}
 	var found []files.Finding
-	for _, part := range []func(context.Context, config.Config) []files.Finding{examineFolder, examineLog, examineModel, examineFiles, examineQueue, examineSignIn} {
+	for _, part := range parts {
 		short, cancel := context.WithTimeout(ctx, checkTime)
 		found = append(found, part(short, cfg)...)
 		cancel()
@@ -113,7 +125,12 @@ func examineLog(ctx context.Context, cfg config.Config) []files.Finding {
 		defer cancel()
 		nc, err = eventstore.ConnectLocal(short, dir, func(error) {})
 	} else {
-		nc, err = eventstore.Connect(cfg.Log.NATSURL.Reveal(), cfg.Log.NATSCreds)
+		if nc, err = eventstore.Connect(cfg.Log.NATSURL.Reveal(), cfg.Log.NATSCreds); err != nil {
+			if _, file := errors.AsType[*fs.PathError](err); file || cfg.Log.NATSCreds != "" && errors.Is(err, nats.ErrAuthorization) {
+				setting = "VEGA_NATS_CREDS"
+			}
+			err = fmt.Errorf("%s: %w", cfg.Log.NATSURL, err)
+		}
 	}
 	found := []files.Finding{finding(part, "answers", setting, err)}
 	if err != nil {
@@ -126,9 +143,14 @@ func examineLog(ctx context.Context, cfg config.Config) []files.Finding {
 		return found
 	}
 	defer s.Close()
-	for _, bucket := range []string{eventstore.HeartbeatBucket, eventstore.ExpiringBucket} {
-		_, err = s.Bucket(ctx, bucket)
-		found = append(found, finding(part, "bucket "+bucket, setting, err))
+	if cfg.ServiceRole != config.RoleLLMProxy { // which reads the log alone
+		for _, bucket := range []string{eventstore.HeartbeatBucket, eventstore.ExpiringBucket} {
+			_, err = s.Bucket(ctx, bucket)
+			found = append(found, finding(part, "bucket "+bucket, setting, err))
+		}
+		if cfg.Log.Replicas > 1 {
+			found = append(found, finding(part, fmt.Sprintf("is kept by %d servers", cfg.Log.Replicas), "VEGA_NATS_REPLICAS", s.CheckCopies(ctx, cfg.Log.Replicas)))
+		}
 	}
 	return append(found, finding(part, "no event is missing", setting, s.Whole(ctx)))
 }
@@ -149,10 +171,37 @@ func examineModel(ctx context.Context, cfg config.Config) []files.Finding {
 			pending++
 		}
 	}
-	if pending > 0 && !cfg.Projections.Postgres.AutoMigrate {
+	setting := "VEGA_DATABASE_AUTO_MIGRATE"
+	switch {
+	case pending == 0:
+	case !cfg.Projections.Postgres.AutoMigrate:
 		err = fmt.Errorf("%d migrations are pending, and VEGA_DATABASE_AUTO_MIGRATE is false: run 'vega migrate up'", pending)
+	default:
+		setting, err = "VEGA_DATABASE_URL", mayMigrate(ctx, cfg.Projections.DatabaseURL.Reveal(), pending)
 	}
-	return append(found, finding(part, "tables", "VEGA_DATABASE_AUTO_MIGRATE", err))
+	return append(found, finding(part, "tables", setting, err))
+}
+
+// mayMigrate says what the connection's user lacks to apply pending migrations: they make the schema vega, or tables in the one that is there.
+func mayMigrate(ctx context.Context, address string, pending int) error {
+	unasked := errors.New("the database did not say whether its user may make tables") // what the driver says may hold the address
+	conn, err := pgx.Connect(ctx, address)
+	if err != nil {
+		return unasked
+	}
+	defer conn.Close(ctx)
+	var there, may bool
+	err = conn.QueryRow(ctx, `SELECT s.oid IS NOT NULL, CASE WHEN s.oid IS NULL THEN has_database_privilege(current_database(), 'CREATE') ELSE has_schema_privilege(s.oid, 'CREATE') END
+FROM (SELECT to_regnamespace('vega')::oid) AS s(oid)`).Scan(&there, &may)
+	switch {
+	case err != nil:
+		return unasked
+	case may:
+		return nil
+	case there:
+		return fmt.Errorf("%d migrations are pending, and the user may make no tables in the schema vega: GRANT CREATE ON SCHEMA vega, or run 'vega migrate up' as its owner", pending)
+	}
+	return fmt.Errorf("%d migrations are pending, and the user may make no schema in the database: GRANT CREATE ON DATABASE, or run 'vega migrate up' as a user who may", pending)
 }
 
 func examineFiles(ctx context.Context, cfg config.Config) []files.Finding {
@@ -174,13 +223,14 @@ func examineQueue(ctx context.Context, cfg config.Config) []files.Finding {
 	if err == nil {
 		_, err = dispatch.SQSDepth(ctx, client, cfg.Dispatch.QueueURL)
 	}
-	return []files.Finding{finding("SQS queue", "answers", "VEGA_SCAN_QUEUE_URL", err)}
+	setting := "VEGA_SCAN_QUEUE_URL"
+	if e, explained := errors.AsType[*dispatch.QueueError](err); explained {
+		setting = e.Setting
+	}
+	return []files.Finding{finding("SQS queue", "answers", setting, err)}
 }
 
 func examineSignIn(ctx context.Context, cfg config.Config) []files.Finding {
-	if cfg.ServiceRole != config.RoleAPI {
-		return nil
-	}
 	if cfg.Auth.Provider != auth.ProviderCognito {
 		return []files.Finding{finding("sign-in (custom)", "configured", "VEGA_AUTH_PROVIDER", nil)}
 	}

@@ -54,18 +54,12 @@ func (n *node) startMaintenance(life *lifecycle, from events.Seq) error {
 		if mode == dispatch.ModeSQS {
 			q.url = n.cfg.Dispatch.QueueURL
 			var err error
-			if q.client, err = dispatch.NewSQSClient(life.front, q.url); err != nil {
+			if q.client, err = n.openSQS(life.front); err != nil {
 				return err
 			}
 			bridge := dispatch.NewBridge(n.store, q.client, q.url, n.log)
 			life.part("bridge", bridge.Run)
-			n.checks = append(n.checks, api.Check{Name: "sqs", Run: func(ctx context.Context) error {
-				if err := bridge.Err(); err != nil {
-					return err
-				}
-				_, err := dispatch.SQSDepth(ctx, q.client, q.url) // before the first scan is sent, too
-				return err
-			}})
+			n.checks = append(n.checks, queueCheck(bridge.Err, q.client, q.url))
 		}
 		parts.Delivered = q
 	}
@@ -73,6 +67,35 @@ func (n *node) startMaintenance(life *lifecycle, from events.Seq) error {
 		Config: n.cfg.Maintenance, HeartbeatTTL: n.cfg.Fleet.HeartbeatTTL, DisconnectGrace: n.cfg.Fleet.DisconnectGrace, From: from,
 	}).Run)
 	return nil
+}
+
+// openSQS returns a client of sqs mode's queue. A queue that refuses stops the start, with a sentence; one that does not answer does not: it may be back before
+// anybody needs it, and readyz says so meanwhile.
+func (n *node) openSQS(ctx context.Context) (*sqs.Client, error) {
+	url := n.cfg.Dispatch.QueueURL
+	client, err := dispatch.NewSQSClient(ctx, url)
+	if err != nil {
+		return nil, err
+	}
+	ask, cancel := context.WithTimeout(ctx, askTime)
+	defer cancel()
+	_, err = dispatch.SQSDepth(ask, client, url)
+	if e, explained := errors.AsType[*dispatch.QueueError](err); explained && e.Away && ctx.Err() == nil {
+		n.log.Warn("SQS queue does not answer yet", "err", err)
+		return client, nil
+	}
+	return client, err
+}
+
+// queueCheck says whether a part gets on with sqs mode's queue and, since it may have had nothing to ask yet, whether the queue answers at all.
+func queueCheck(part func() error, client *sqs.Client, url string) api.Check {
+	return api.Check{Name: "sqs", Run: func(ctx context.Context) error {
+		if err := part(); err != nil {
+			return err
+		}
+		_, err := dispatch.SQSDepth(ctx, client, url)
+		return err
+	}}
 }
 
 // delivered asks a mode's queue what it has handed over.

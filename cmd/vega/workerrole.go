@@ -139,12 +139,13 @@ func hostname() string {
 // openQueue starts the queue that the mode names.
 func (n *node) openQueue(life *lifecycle) (worker.Queue, error) {
 	if n.cfg.Dispatch.Mode == dispatch.ModeSQS {
-		client, err := dispatch.NewSQSClient(life.front, n.cfg.Dispatch.QueueURL)
+		client, err := n.openSQS(life.front)
 		if err != nil {
 			return nil, err
 		}
 		q := dispatch.NewSQS(n.store, client, n.cfg.Dispatch.QueueURL, dispatch.SQSOptions{}, n.log)
 		life.part("queue", q.Run)
+		n.checks = append(n.checks, queueCheck(q.Err, client, n.cfg.Dispatch.QueueURL))
 		return q, nil
 	}
 	q := dispatch.NewExternal(n.store, n.log)

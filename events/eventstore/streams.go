@@ -165,6 +165,30 @@ func (s *Store) Bucket(ctx context.Context, name string) (jetstream.KeyValue, er
 	return kv, nil
 }
 
+// CheckCopies says which of the region's streams and buckets fewer servers keep than replicas; Setup gives them more. It returns ErrUnavailable when the
+// server does not answer.
+func (s *Store) CheckCopies(ctx context.Context, replicas int) error {
+	ctx, cancel := context.WithTimeout(ctx, requestTime)
+	defer cancel()
+	var short []string
+	for _, name := range []string{s.stream, FeedName(s.region), "KV_" + HeartbeatBucket, "KV_" + ExpiringBucket} {
+		st, err := s.js.Stream(ctx, name)
+		if errors.Is(err, jetstream.ErrStreamNotFound) {
+			continue // Open and Bucket say that
+		}
+		if err != nil {
+			return fmt.Errorf("%w: look at stream %s: %w", ErrUnavailable, name, err)
+		}
+		if have := max(st.CachedInfo().Config.Replicas, 1); have < replicas {
+			short = append(short, fmt.Sprintf("%s is kept by %d", name, have))
+		}
+	}
+	if len(short) > 0 {
+		return fmt.Errorf("%d servers are to keep each stream, and %s: 'vega setup' changes it", replicas, strings.Join(short, ", "))
+	}
+	return nil
+}
+
 // ErrNoStream is returned by Open when the region's streams were never made.
 var ErrNoStream = errors.New("the event log is not set up")
 

@@ -73,7 +73,7 @@ func SQSDepth(ctx context.Context, client *sqs.Client, queueURL string) (QueueDe
 	}
 	out, err := client.GetQueueAttributes(ctx, &sqs.GetQueueAttributesInput{QueueUrl: aws.String(queueURL), AttributeNames: names})
 	if err != nil {
-		return QueueDepth{}, fmt.Errorf("depth of the SQS queue: %w", explain(client, queueURL, err))
+		return QueueDepth{}, explain(client, queueURL, err)
 	}
 	var n [3]int
 	for i, name := range names {
