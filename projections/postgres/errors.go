@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"net/url"
+	"slices"
 	"strings"
 
 	"github.com/jackc/pgx/v5"
@@ -122,7 +123,7 @@ func (m *Model) tell(ctx context.Context, doing string, err error) error {
 type address struct {
 	host     string // host:port or a socket's folder
 	database string
-	role     string
+	readOnly bool     // it is a replica's
 	secrets  []string // in every spelling
 }
 
@@ -131,7 +132,7 @@ func addressOf(c *pgx.ConnConfig) address {
 	if !strings.HasPrefix(host, "/") {
 		host = net.JoinHostPort(c.Host, fmt.Sprint(c.Port))
 	}
-	a := address{host: host, database: c.Database, role: c.User}
+	a := address{host: host, database: c.Database}
 	if p := c.Password; p != "" {
 		a.secrets = []string{p, url.QueryEscape(p), url.PathEscape(p), strings.TrimPrefix(url.UserPassword("", p).String(), ":")}
 	}
@@ -146,7 +147,16 @@ func (a address) clean(err error) string {
 	} else if c, ok := errors.AsType[*pgconn.ConnectError](err); ok {
 		said = c.Unwrap().Error() // its own text begins with the user's name
 	}
-	said = strings.Join(strings.Fields(said), " ")
+	var lines []string // pgx tries with and without TLS, and each address of a name, and tells of each
+	for line := range strings.Lines(said) {
+		if line = strings.Join(strings.Fields(line), " "); line != "" && !slices.Contains(lines, line) {
+			lines = append(lines, line)
+		}
+	}
+	said = strings.Join(lines, "; ")
+	if strings.Contains(said, "server refused TLS connection") {
+		said = fmt.Sprintf("Postgres at %s does not offer TLS, and sslmode asks for it: turn it on in the server (ssl = on), or use sslmode=disable where nobody can listen", a.host)
+	}
 	for _, s := range a.secrets {
 		said = strings.ReplaceAll(said, s, "xxxxx")
 	}
@@ -164,8 +174,27 @@ func (a address) sentence(e *pgconn.PgError) string {
 		return fmt.Sprintf("Postgres at %s has no database %q (SQLSTATE %s)", a.host, a.database, e.Code)
 	}
 	said := e.Message
+	if e.Code == codePrivilege || e.Code == codeUndefinedSchema { // the search path leaves out what may not be used
+		said += " (" + a.remedy(e.Message) + ")"
+	}
 	if e.Detail != "" && !refuses(e.Code) { // the details of refused rows repeat their contents
 		said += " (" + e.Detail + ")"
 	}
 	return fmt.Sprintf("%s (SQLSTATE %s)", said, e.Code)
+}
+
+// remedy says which right is missing when the server denies something.
+func (a address) remedy(denied string) string {
+	const owner = "or run 'vega migrate up' as the owner"
+	switch {
+	case a.readOnly:
+		return fmt.Sprintf("the role needs GRANT USAGE ON SCHEMA %s and GRANT SELECT ON ALL TABLES IN SCHEMA %s, given on the primary", liveSchema, liveSchema)
+	case strings.Contains(denied, "for database"):
+		return fmt.Sprintf("the role needs GRANT CREATE ON DATABASE %s, %s", pgx.Identifier{a.database}.Sanitize(), owner)
+	case strings.Contains(denied, "for schema"), strings.Contains(denied, "no schema has been selected"):
+		return fmt.Sprintf("the role needs GRANT USAGE, CREATE ON SCHEMA %s, %s", liveSchema, owner)
+	case strings.Contains(denied, "must be owner"):
+		return "run 'vega migrate up' as the owner"
+	}
+	return fmt.Sprintf("the role needs GRANT SELECT, INSERT, UPDATE, DELETE, TRUNCATE ON ALL TABLES IN SCHEMA %s", liveSchema)
 }

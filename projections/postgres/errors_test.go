@@ -65,7 +65,7 @@ func TestWhatIsWrongWithAConnectionIsOneSentence(t *testing.T) {
 			q.Set("application_name", "shop")
 		}), "", false},
 		"TLS, by nobody known": {with(func(_ *url.URL, q url.Values) { q.Set("sslmode", "verify-full") }),
-			"certificate", true},
+			"failed to verify certificate", true},
 		"a certificate that is not there": {with(func(_ *url.URL, q url.Values) { q.Set("sslmode", "verify-ca"); q.Set("sslrootcert", "/nowhere.crt") }),
 			"VEGA_DATABASE_URL cannot be used: failed to configure TLS (unable to read CA file", false},
 		"wrong password": {with(func(u *url.URL, _ url.Values) { u.User = url.UserPassword(pgtest.Role, "wr0ng/pass") }), "refuses the role's password", false},
@@ -91,7 +91,7 @@ func TestWhatIsWrongWithAConnectionIsOneSentence(t *testing.T) {
 				}
 				return
 			}
-			if err == nil || !strings.HasPrefix(err.Error(), "open read models: ") || !strings.Contains(err.Error(), c.want) || strings.Contains(err.Error(), "\n") {
+			if err == nil || !strings.HasPrefix(err.Error(), "open read models: ") || strings.Count(err.Error(), c.want) != 1 || !strings.Contains(err.Error(), "VEGA_DATABASE_URL") || !strings.Contains(err.Error(), c.want) || strings.Contains(err.Error(), "\n") {
 				t.Errorf("Open = %v, want one sentence with %q", err, c.want)
 			}
 			if got := errors.Is(err, projections.ErrUnavailable); got != c.away {
@@ -99,6 +99,15 @@ func TestWhatIsWrongWithAConnectionIsOneSentence(t *testing.T) {
 			}
 		})
 	}
+	t.Run("TLS, of a server without", func(t *testing.T) {
+		t.Parallel()
+		_, err := postgres.Open(t.Context(), options(pgtest.Shared(t).Database(t)+"?sslmode=verify-full"))
+		quiet(t, err)
+		want := "does not offer TLS, and sslmode asks for it: turn it on in the server (ssl = on), or use sslmode=disable where nobody can listen (VEGA_DATABASE_URL)"
+		if err == nil || !strings.HasSuffix(err.Error(), want) {
+			t.Errorf("Open = %v, want %q", err, want)
+		}
+	})
 	t.Run("over the socket", func(t *testing.T) {
 		t.Parallel()
 		modeltest.Apply(t, open(t, options(server.SocketURL(t, server.Database(t)))), modeltest.Story(t).Events, 50)
@@ -152,12 +161,44 @@ func TestAServerThatIsTooOldIsRefusedByItsVersion(t *testing.T) {
 	t.Parallel()
 	addr := oldServer(t, "13.22 (Debian 13.22-1)")
 	o := options("postgres://" + pgtest.Role + "@" + addr + "/vega?sslmode=disable")
-	want := "Postgres at " + addr + " is version 13.22 (Debian 13.22-1): the read models need 14 or newer"
+	want := "Postgres at " + addr + " is version 13.22 (Debian 13.22-1): the read models need 14 or newer (VEGA_DATABASE_URL)"
 	if _, err := postgres.Open(t.Context(), o); err == nil || err.Error() != "open read models: "+want {
 		t.Errorf("Open = %v, want %s", err, want)
 	}
 	if _, err := postgres.Migrate(t.Context(), o); err == nil || err.Error() != "migrate read models: "+want {
 		t.Errorf("Migrate = %v, want %s", err, want)
+	}
+}
+
+func TestARoleThatMayNotIsToldWhichRightItLacks(t *testing.T) {
+	t.Parallel()
+	server := pgtest.Shared(t)
+	for name, c := range map[string]struct {
+		in    string // what an administrator did in the database; %s: its name
+		wants string
+	}{
+		"no schemas":           {"", `the role needs GRANT CREATE ON DATABASE "%s", or run 'vega migrate up' as the owner`},
+		"a schema of another":  {"CREATE SCHEMA vega", "the role needs GRANT USAGE, CREATE ON SCHEMA vega, or run 'vega migrate up' as the owner"},
+		"a schema to use only": {"CREATE SCHEMA vega; GRANT USAGE ON SCHEMA vega TO " + pgtest.Role, "the role needs GRANT USAGE, CREATE ON SCHEMA vega, or run 'vega migrate up' as the owner"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			address := server.Database(t)
+			db := pgtest.DatabaseOf(t, address)
+			if err := server.Exec(t.Context(), db, "ALTER DATABASE "+db+" OWNER TO postgres; "+c.in); err != nil {
+				t.Fatal(err)
+			}
+			want := strings.ReplaceAll(c.wants, "%s", db)
+			_, err := postgres.Open(t.Context(), options(address))
+			quiet(t, err)
+			if err == nil || !strings.Contains(err.Error(), want) || !strings.Contains(err.Error(), "(VEGA_DATABASE_URL)") {
+				t.Errorf("Open = %v, want %q", err, want)
+			}
+			_, err = postgres.Migrate(t.Context(), options(address))
+			if err == nil || !strings.Contains(err.Error(), want) {
+				t.Errorf("Migrate = %v, want %q", err, want)
+			}
+		})
 	}
 }
 

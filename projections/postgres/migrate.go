@@ -53,7 +53,7 @@ func Migrate(ctx context.Context, o Options) ([]Migration, error) {
 		rows, err = m.migrations(ctx)
 	}
 	if err != nil {
-		err = fmt.Errorf("migrate read models: %w", err)
+		err = fmt.Errorf("migrate read models: %w", named(err))
 	}
 	return rows, errors.Join(err, m.Close())
 }
@@ -66,7 +66,7 @@ func Status(ctx context.Context, o Options) ([]Migration, error) {
 	}
 	rows, err := m.migrations(ctx)
 	if err != nil {
-		err = fmt.Errorf("migrations of the read models: %w", err)
+		err = fmt.Errorf("migrations of the read models: %w", named(err))
 	}
 	return rows, errors.Join(err, m.Close())
 }

@@ -47,17 +47,17 @@ type Model struct {
 	address address
 	primary *pgx.ConnConfig // for connections of their own
 	timeout time.Duration   // of a statement
-	replica bool            // queries go to a replica
 
-	reads *pgxpool.Pool // queries, on the replica if there is one
-	work  *pgxpool.Pool // transactions and what surrounds them, on the primary
+	reads   *pgxpool.Pool // queries that the primary answers
+	work    *pgxpool.Pool // transactions and what surrounds them, on the primary
+	replica *replica      // nil: there is none
 
 	live writer
 	sight
 }
 
-// Open connects to the database, applies pending migrations if it may, and returns the model that is there, perhaps an empty one. Its errors begin with "open read models:", name the server and never
-// the password; they wrap projections.ErrUnavailable when it does not answer.
+// Open connects to the database, applies pending migrations if it may, and returns the model that is there, perhaps an empty one. Its errors begin with "open read models:", name the server and the
+// setting and never the password; they wrap projections.ErrUnavailable when it does not answer. A replica that does not answer is logged and no error.
 func Open(ctx context.Context, o Options) (m *Model, err error) {
 	m, err = connect(ctx, o)
 	if err != nil {
@@ -65,7 +65,7 @@ func Open(ctx context.Context, o Options) (m *Model, err error) {
 	}
 	defer func() {
 		if err != nil {
-			err = errors.Join(fmt.Errorf("open read models: %w", err), m.Close())
+			err = errors.Join(fmt.Errorf("open read models: %w", named(err)), m.Close())
 			m = nil
 		}
 	}()
@@ -76,54 +76,63 @@ func Open(ctx context.Context, o Options) (m *Model, err error) {
 	if err != nil {
 		return m, err
 	}
-	if !m.replica {
-		m.saw(c.Seq)
+	m.saw(onPrimary, c.Seq)
+	if m.replica == nil {
 		return m, nil
 	}
-	// A replica that is away, or has not heard of the tables yet, answers later.
-	if err := m.look(ctx); err != nil {
-		m.troubled(err)
-	}
-	return m, nil
+	return m, m.engage(ctx)
 }
 
 // connect makes the pools. Nothing is asked of the server yet.
 func connect(ctx context.Context, o Options) (*Model, error) {
 	fail := func(err error) (*Model, error) { return nil, fmt.Errorf("open read models: %w", err) }
 	cfg := o.Config.Postgres
-	m := &Model{log: cmp.Or(o.Log, slog.New(slog.DiscardHandler)), timeout: cmp.Or(cfg.StatementTimeout, 30*time.Second), replica: !cfg.ReplicaURL.IsZero(), sight: newSight()}
+	m := &Model{log: cmp.Or(o.Log, slog.New(slog.DiscardHandler)), timeout: cmp.Or(cfg.StatementTimeout, 30*time.Second), sight: newSight()}
 	m.live = writer{schema: liveSchema}
-	work, err := m.poolConfig(o.Config.DatabaseURL, "VEGA_DATABASE_URL", 4)
+	work, err := m.poolConfig(o.Config.DatabaseURL, primarySetting, 4)
 	if err != nil {
 		return fail(err)
 	}
 	m.primary, m.address = work.ConnConfig.Copy(), addressOf(work.ConnConfig)
 	work.ConnConfig.RuntimeParams["enable_seqscan"] = "off" // rows are found by key, also in tables that grow faster than their statistics
-	from, name := o.Config.DatabaseURL, "VEGA_DATABASE_URL"
-	if m.replica {
-		from, name = cfg.ReplicaURL, "VEGA_DATABASE_REPLICA_URL"
-	}
-	reads, err := m.poolConfig(from, name, cmp.Or(cfg.MaxConnections, 10))
+	reads, err := m.poolConfig(o.Config.DatabaseURL, primarySetting, cmp.Or(cfg.MaxConnections, 10))
 	if err != nil {
 		return fail(err)
 	}
-	if m.replica {
-		if len(reads.ConnConfig.Fallbacks) > 0 && severalHosts(reads.ConnConfig) {
-			return fail(errors.New("VEGA_DATABASE_REPLICA_URL names several hosts; each would be behind in its own way, so name one"))
-		}
-		m.address.secrets = append(m.address.secrets, addressOf(reads.ConnConfig).secrets...)
-	}
-	reads.ConnConfig.RuntimeParams["default_transaction_read_only"] = "on"
-	reads.ConnConfig.RuntimeParams["plan_cache_mode"] = "force_custom_plan" // a page of few and a page of many need other plans
+	forQueries(reads)
 	reads.AfterConnect = m.lookFirst
+	if !cfg.ReplicaURL.IsZero() {
+		if err := m.addReplica(ctx, cfg); err != nil {
+			return fail(err)
+		}
+	}
 	if m.reads, err = pgxpool.NewWithConfig(ctx, reads); err != nil {
-		return fail(errors.New(m.address.clean(err)))
+		return fail(errors.Join(errors.New(m.address.clean(err)), m.Close()))
 	}
 	if m.work, err = pgxpool.NewWithConfig(ctx, work); err != nil {
-		m.reads.Close()
-		return fail(errors.New(m.address.clean(err)))
+		return fail(errors.Join(errors.New(m.address.clean(err)), m.Close()))
 	}
 	return m, nil
+}
+
+// The settings that name the servers, for whoever has to change them.
+const (
+	primarySetting = "VEGA_DATABASE_URL"
+	replicaSetting = "VEGA_DATABASE_REPLICA_URL"
+)
+
+// named adds the setting that names the primary to an error of its, unless a setting is named already.
+func named(err error) error {
+	if strings.Contains(err.Error(), "VEGA_DATABASE_") {
+		return err
+	}
+	return fmt.Errorf("%w (%s)", err, primarySetting)
+}
+
+// forQueries makes a configuration for connections that only answer queries.
+func forQueries(c *pgxpool.Config) {
+	c.ConnConfig.RuntimeParams["default_transaction_read_only"] = "on"
+	c.ConnConfig.RuntimeParams["plan_cache_mode"] = "force_custom_plan" // a page of few and a page of many need other plans
 }
 
 // poolConfig reads a connection string. What it says about TLS, hosts and the rest holds; the schema and the time-out of statements are ours.
@@ -179,8 +188,15 @@ func severalHosts(c *pgx.ConnConfig) bool {
 // Close closes the connections. Lead and Watch have ended.
 func (m *Model) Close() error {
 	var closing sync.WaitGroup
-	closing.Go(m.reads.Close)
-	closing.Go(m.work.Close)
+	pools := []*pgxpool.Pool{m.reads, m.work}
+	if m.replica != nil {
+		pools = append(pools, m.replica.pool, m.replica.scout)
+	}
+	for _, p := range pools {
+		if p != nil { // connect failed half-way
+			closing.Go(p.Close)
+		}
+	}
 	closing.Wait()
 	return nil
 }

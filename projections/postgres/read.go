@@ -158,7 +158,7 @@ func (m *Model) Unfinished(ctx context.Context) ([]projections.Scan, error) {
 // Queue says how many scans wait, by priority.
 func (m *Model) Queue(ctx context.Context) (map[events.Priority]int, error) {
 	n := map[events.Priority]int{}
-	err := m.use(ctx, m.reads, func(ctx context.Context, conn *pgx.Conn) error {
+	err := m.query(ctx, func(ctx context.Context, conn *pgx.Conn) error {
 		for _, p := range events.Priorities() {
 			n[p] = 0
 		}
@@ -192,7 +192,7 @@ func (m *Model) QueuePositions(ctx context.Context, ids ...events.ScanID) ([]int
 	s.add("line AS (SELECT priority_rank, ready_seq, row_number() OVER (ORDER BY priority_rank, ready_seq) AS place FROM scans WHERE status = 'queued'")
 	s.add("AND (priority_rank, ready_seq) <= (SELECT priority_rank, ready_seq FROM me ORDER BY priority_rank DESC, ready_seq DESC LIMIT 1))")
 	s.add("SELECT me.id, line.place FROM me JOIN line USING (priority_rank, ready_seq)")
-	err := m.use(ctx, m.reads, func(ctx context.Context, conn *pgx.Conn) error {
+	err := m.query(ctx, func(ctx context.Context, conn *pgx.Conn) error {
 		clear(out)
 		rows, err := conn.Query(ctx, s.text(), s.args...)
 		if err != nil {
@@ -282,7 +282,7 @@ func (m *Model) Finding(ctx context.Context, id events.FindingID) (projections.F
 // views reads findings with their triage.
 func (m *Model) views(ctx context.Context, s *statement) ([]projections.FindingView, error) {
 	var out []projections.FindingView
-	err := m.use(ctx, m.reads, func(ctx context.Context, conn *pgx.Conn) error {
+	err := m.query(ctx, func(ctx context.Context, conn *pgx.Conn) error {
 		out = nil
 		got, err := conn.Query(ctx, s.text(), s.args...)
 		if err != nil {
@@ -399,7 +399,7 @@ func newest[R any](ctx context.Context, m *Model, t *table[R], s *statement, by 
 // rows reads what a statement selects; nil when that is nothing.
 func rows[R any](ctx context.Context, m *Model, t *table[R], s *statement) ([]R, error) {
 	var out []R
-	err := m.use(ctx, m.reads, func(ctx context.Context, conn *pgx.Conn) error {
+	err := m.query(ctx, func(ctx context.Context, conn *pgx.Conn) error {
 		out = nil
 		got, err := conn.Query(ctx, s.text(), s.args...)
 		if err != nil {
@@ -422,7 +422,7 @@ func rows[R any](ctx context.Context, m *Model, t *table[R], s *statement) ([]R,
 
 // row reads the one row that a statement selects.
 func (m *Model) row(ctx context.Context, s *statement, into ...any) error {
-	err := m.use(ctx, m.reads, func(ctx context.Context, conn *pgx.Conn) error {
+	err := m.query(ctx, func(ctx context.Context, conn *pgx.Conn) error {
 		return conn.QueryRow(ctx, s.text(), s.args...).Scan(into...)
 	})
 	if errors.Is(err, pgx.ErrNoRows) {

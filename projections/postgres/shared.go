@@ -18,6 +18,7 @@ const (
 	leadEvery = 500 * time.Millisecond
 	lookEvery = time.Second
 	lookSoon  = 2 * time.Millisecond   // while somebody waits for a replica
+	lookClose = 10 * time.Millisecond  // while a replica is about to be where it may answer again
 	hurryTime = 150 * time.Millisecond // how long a Hurry holds: longer than who waits repeats it
 )
 
@@ -27,17 +28,21 @@ const (
 	emptied = "emptied"
 )
 
-// sight is how far the rows are that this process reads.
+// sight is how far the rows are that this process reads, and which server it reads them from.
 type sight struct {
-	hurry chan struct{} // buffered 1: somebody waits
+	hurry [2]chan struct{} // by server, buffered 1: somebody waits
 
 	mu      sync.Mutex // guards what follows, never held over I/O
+	turn    *turn
 	at      events.Seq
 	changed chan struct{}
-	trouble error
+	trouble error // why the server whose turn it is does not answer
+	told    bool  // that there is a replica and the primary answers instead
 }
 
-func newSight() sight { return sight{hurry: make(chan struct{}, 1), changed: make(chan struct{})} }
+func newSight() sight {
+	return sight{hurry: [2]chan struct{}{make(chan struct{}, 1), make(chan struct{}, 1)}, changed: make(chan struct{}), turn: newTurn(onPrimary)}
+}
 
 // Seen is the sequence up to which queries are answered truly.
 func (s *sight) Seen() (events.Seq, <-chan struct{}, error) {
@@ -48,26 +53,35 @@ func (s *sight) Seen() (events.Seq, <-chan struct{}, error) {
 
 // Hurry makes Watch look now and for a while.
 func (s *sight) Hurry() {
-	select {
-	case s.hurry <- struct{}{}:
-	default: // it was told
+	for _, c := range s.hurry {
+		select {
+		case c <- struct{}{}:
+		default: // it was told
+		}
 	}
 }
 
-// saw takes note of rows that are at least as far as seq.
-func (s *sight) saw(seq events.Seq) {
+// now is whose turn it is, and what has been seen.
+func (s *sight) now() (*turn, events.Seq) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if seq > s.at {
+	return s.turn, s.at
+}
+
+// saw takes note of rows of a server that are at least as far as seq. It means nothing while another server answers.
+func (s *sight) saw(on side, seq events.Seq) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.turn.on == on && seq > s.at {
 		s.move(seq)
 	}
 }
 
-// fell takes note that the server is at seq, which is before where it was when it was asked: it lost commits, or it is another one.
-func (s *sight) fell(seq events.Seq) {
+// fell takes note that the server is at seq, which is before where it was when it was asked in that turn: it lost commits, or it is another one.
+func (s *sight) fell(t *turn, seq events.Seq) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if seq < s.at {
+	if s.turn == t && seq < s.at {
 		s.move(seq)
 	}
 }
@@ -78,80 +92,101 @@ func (s *sight) move(seq events.Seq) {
 	s.changed = make(chan struct{})
 }
 
-// troubled keeps why the server does not answer, nil when it does, and reports whether that is news.
-func (s *sight) troubled(err error) bool {
+// troubled keeps why a server does not answer, nil when it does, if it is its turn, and reports whether that is news.
+func (s *sight) troubled(on side, err error) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if s.turn.on != on {
+		return false
+	}
 	news := (err == nil) != (s.trouble == nil)
 	s.trouble = err
 	return news
 }
 
-// observe asks a connection how far its server is and takes note.
+// howFar asks a connection how far its server is.
+func howFar(ctx context.Context, conn *pgx.Conn) (seq events.Seq, err error) {
+	err = conn.QueryRow(ctx, "SELECT seq FROM checkpoint").Scan(numberInto[events.Seq]{&seq})
+	return seq, err
+}
+
+// observe asks a connection of the primary how far it is and takes note.
 func (m *Model) observe(ctx context.Context, conn *pgx.Conn) error {
-	before, _, _ := m.Seen()
-	var seq events.Seq
-	if err := conn.QueryRow(ctx, "SELECT seq FROM checkpoint").Scan(numberInto[events.Seq]{&seq}); err != nil {
+	t, before := m.now()
+	seq, err := howFar(ctx, conn)
+	if err != nil {
 		return err
 	}
-	if seq < before {
-		m.fell(seq)
+	if t.on == onPrimary && seq < before {
+		m.fell(t, seq)
 	} else {
-		m.saw(seq)
+		m.saw(onPrimary, seq)
 	}
 	return nil
 }
 
-// lookFirst runs on each new connection of the queries' pool: its server may be another one than before, or have lost its last commits.
+// lookFirst runs on each new connection for queries to the primary: its server may be another one than before, or have lost its last commits.
 func (m *Model) lookFirst(ctx context.Context, conn *pgx.Conn) error {
-	if at, _, _ := m.Seen(); at == 0 {
+	if _, at := m.now(); at == 0 {
 		return nil // nothing was told to anybody
 	}
 	return m.observe(ctx, conn)
 }
 
-// look asks the server that queries go to.
-func (m *Model) look(ctx context.Context) error {
-	return m.tell(ctx, "read the checkpoint", m.use(ctx, m.reads, m.observe))
+// Watch keeps Seen true until ctx ends: by notifications from the primary and by looking once a second while that one answers queries, and by looking on a replica, which sends none.
+func (m *Model) Watch(ctx context.Context) {
+	var watching sync.WaitGroup
+	defer watching.Wait()
+	watching.Go(func() { m.listen(ctx) })
+	watching.Go(func() { keepLooking(ctx, m.hurry[onPrimary], m.lookAtPrimary) })
+	if m.replica != nil {
+		watching.Go(func() { keepLooking(ctx, m.hurry[onReplica], m.lookAtReplica) })
+	}
 }
 
-// Watch keeps Seen true until ctx ends: by notifications from the primary, by looking on a replica, which sends none, and by looking once a second in any case.
-func (m *Model) Watch(ctx context.Context) {
-	var listening sync.WaitGroup
-	defer listening.Wait()
-	if !m.replica {
-		listening.Go(func() { m.listen(ctx) })
-	}
-	var hurried time.Time
+// keepLooking calls look until ctx ends, whenever the pause that it returned is over or somebody is in a hurry. look learns whether somebody was lately.
+func keepLooking(ctx context.Context, hurry <-chan struct{}, look func(ctx context.Context, hurried bool) (pause time.Duration)) {
+	var last time.Time
 	for pause := lookEvery; ; {
 		t := time.NewTimer(pause)
 		select {
 		case <-t.C:
-		case <-m.hurry:
-			hurried = time.Now()
+		case <-hurry:
+			last = time.Now()
 		case <-ctx.Done():
 			t.Stop()
 			return
 		}
 		t.Stop()
-		err := m.look(ctx)
-		if ctx.Err() != nil {
-			return
-		}
-		if m.troubled(err) {
-			if err != nil {
-				m.log.Error("read models do not answer", "err", err)
-			} else {
-				m.log.Info("read models answer again")
-			}
-		}
-		pause = lookEvery
-		switch {
-		case err != nil:
-			pause = lookEvery / 4
-		case m.replica && time.Since(hurried) < hurryTime:
-			pause = lookSoon
-		}
+		pause = look(ctx, time.Since(last) < hurryTime)
+	}
+}
+
+// lookAtPrimary asks the primary while it answers queries.
+func (m *Model) lookAtPrimary(ctx context.Context, _ bool) time.Duration {
+	if t, _ := m.now(); t.on != onPrimary {
+		return lookEvery
+	}
+	err := m.tell(ctx, "read the checkpoint", m.use(ctx, m.reads, m.observe))
+	if ctx.Err() != nil {
+		return lookEvery
+	}
+	m.answers(onPrimary, err)
+	if err != nil {
+		return lookEvery / 4
+	}
+	return lookEvery
+}
+
+// answers keeps and logs whether the server whose turn it is answers.
+func (m *Model) answers(on side, err error) {
+	if !m.troubled(on, err) {
+		return
+	}
+	if err != nil {
+		m.log.Error("read models do not answer", "err", err)
+	} else {
+		m.log.Info("read models answer again")
 	}
 }
 
@@ -185,7 +220,7 @@ func (m *Model) listenOnce(ctx context.Context) bool {
 			return true
 		}
 		if seq, err := strconv.ParseUint(n.Payload, 10, 63); err == nil {
-			m.saw(events.Seq(seq))
+			m.saw(onPrimary, events.Seq(seq))
 		}
 	}
 }

@@ -31,11 +31,11 @@ func (m *Model) Update(ctx context.Context, c projections.Checkpoint, f func(pro
 	}
 	defer conn.Release()
 	at, err := m.live.update(ctx, m.timeout, conn.Conn(), c, f)
-	if err == nil && !m.replica {
-		m.saw(c.Seq)
+	if err == nil {
+		m.saw(onPrimary, c.Seq)
 	}
-	if errors.Is(err, projections.ErrMoved) && !m.replica {
-		m.saw(at)
+	if errors.Is(err, projections.ErrMoved) {
+		m.saw(onPrimary, at)
 	}
 	if e, ok := errors.AsType[*projections.ModelError](err); ok {
 		err = e.Err
