@@ -11,6 +11,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"strings"
 	"text/tabwriter"
 	"time"
 
@@ -67,7 +68,7 @@ const checkTime = 20 * time.Second
 
 // examine tries one part after the other: those that the role's process uses.
 func examine(ctx context.Context, cfg config.Config) []files.Finding {
-	parts := []func(context.Context, config.Config) []files.Finding{examineFolder, examineLog, examineModel, examineFiles, examineQueue, examineSignIn}
+	parts := []func(context.Context, config.Config) []files.Finding{examineFolder, examineLog, examineModel, examineReplica, examineFiles, examineQueue, examineSignIn}
 	switch cfg.ServiceRole {
 	case config.RoleWorker:
 		parts = []func(context.Context, config.Config) []files.Finding{examineFolder, examineLog, examineFiles, examineQueue}
@@ -204,6 +205,14 @@ FROM (SELECT to_regnamespace('vega')::oid) AS s(oid)`).Scan(&there, &may)
 	return fmt.Errorf("%d migrations are pending, and the user may make no schema in the database: GRANT CREATE ON DATABASE, or run 'vega migrate up' as a user who may", pending)
 }
 
+func examineReplica(ctx context.Context, cfg config.Config) []files.Finding {
+	if cfg.Projections.Backend != projections.BackendPostgres || cfg.Projections.Postgres.ReplicaURL.IsZero() {
+		return nil
+	}
+	err := postgres.CheckReplica(ctx, postgres.Options{Config: cfg.Projections, Log: slog.New(slog.DiscardHandler)})
+	return []files.Finding{finding("Postgres replica", "answers", "VEGA_DATABASE_REPLICA_URL", err)}
+}
+
 func examineFiles(ctx context.Context, cfg config.Config) []files.Finding {
 	if cfg.Files.Backend != files.BackendS3 {
 		return []files.Finding{finding("file storage (local)", "lies in the data folder", "VEGA_FILE_STORAGE_BACKEND", nil)}
@@ -263,7 +272,7 @@ func printFindings(w io.Writer, found []files.Finding, asJSON bool) error {
 		said := "ok"
 		if f.Problem != "" {
 			said = "PROBLEM  " + f.Problem
-			if f.Setting != "" {
+			if !strings.Contains(f.Problem, f.Setting) {
 				said += " (" + f.Setting + ")"
 			}
 		}

@@ -142,6 +142,7 @@ func TestDoctor(t *testing.T) {
 		{"NATS credentials that are not there", []string{"VEGA_NATS_CREDS=/nowhere.creds"}, "event log", "VEGA_NATS_CREDS", []string{"/nowhere.creds"}},
 		{"a region without streams", []string{"VEGA_REGION=elsewhere"}, "event log", "VEGA_REGION", []string{"'vega setup'"}},
 		{"Postgres that is down", []string{"VEGA_DATABASE_URL=postgres://vega:a-password@127.0.0.1:1/vega"}, "Postgres", "VEGA_DATABASE_URL", []string{"127.0.0.1:1"}},
+		{"a replica that is down", []string{"VEGA_DATABASE_REPLICA_URL=postgres://vega:a-password@127.0.0.1:1/vega"}, "Postgres replica", "VEGA_DATABASE_REPLICA_URL", []string{"127.0.0.1:1"}},
 		{"pending migrations that nobody applies", []string{"VEGA_DATABASE_AUTO_MIGRATE=false"}, "Postgres", "VEGA_DATABASE_AUTO_MIGRATE", []string{"'vega migrate up'"}},
 		{"a user who may make no schema", []string{"VEGA_DATABASE_URL=" + as(s.postgres.URL("guarded"))}, "Postgres", "VEGA_DATABASE_URL", []string{"pending", "GRANT CREATE ON DATABASE"}},
 		{"a user who may make no tables", []string{"VEGA_DATABASE_URL=" + as(prepared)}, "Postgres", "VEGA_DATABASE_URL", []string{"pending", "GRANT CREATE ON SCHEMA"}},
@@ -181,7 +182,7 @@ func TestAQueueThatRefusesStopsTheStartAndOneThatIsAwayDoesNot(t *testing.T) {
 	t.Parallel()
 	s := stand(t)
 	for _, role := range []string{"api", "worker", "maintenance"} {
-		as := slices.Concat(s.env, []string{"VEGA_SERVICE_ROLE=" + role})
+		as := slices.Clip(slices.Concat(s.env, []string{"VEGA_SERVICE_ROLE=" + role})) // each process appends its own
 		t.Run(role+" without a queue", func(t *testing.T) {
 			t.Parallel()
 			out, errs, code := vega(t, t.TempDir(), append(as, "VEGA_SCAN_QUEUE_URL="+s.queueURL()+"-gone"))
