@@ -19,8 +19,13 @@
 // # Reading
 //
 // Every query is one statement, so its answer is of one moment. The others learn by NOTIFY, and by looking once a second, how far the rows are
-// ([Model.Seen]). With a replica, queries go there, and Seen is how far the replica is: it is asked all the time while somebody waits. A connection is asked how far its
+// ([Model.Seen]). A connection is asked how far its
 // server is before its first query, so that a server which lost its last commits, or another one behind the same name, is noticed before it answers.
+//
+// With a replica, queries go there, and Seen is how far the replica is: it is asked all the time while somebody waits, who waits for one that is behind. The primary answers, and Seen follows it,
+// while the replica does not answer, does not let us in, or has restarted and shows less than it had shown. Queries that had begun on the replica are begun anew on the primary. The replica
+// answers again when it is as far as Seen; under writes without a pause, one that is always behind may stay aside until there is one. Both changes are logged, and no read that was
+// told that the rows are as far as a sequence misses it.
 //
 // # Rows of another shape
 //

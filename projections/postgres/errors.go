@@ -174,7 +174,7 @@ func (a address) sentence(e *pgconn.PgError) string {
 		return fmt.Sprintf("Postgres at %s has no database %q (SQLSTATE %s)", a.host, a.database, e.Code)
 	}
 	said := e.Message
-	if e.Code == codePrivilege || e.Code == codeUndefinedSchema { // the search path leaves out what may not be used
+	if e.Code == codePrivilege {
 		said += " (" + a.remedy(e.Message) + ")"
 	}
 	if e.Detail != "" && !refuses(e.Code) { // the details of refused rows repeat their contents
@@ -191,7 +191,7 @@ func (a address) remedy(denied string) string {
 		return fmt.Sprintf("the role needs GRANT USAGE ON SCHEMA %s and GRANT SELECT ON ALL TABLES IN SCHEMA %s, given on the primary", liveSchema, liveSchema)
 	case strings.Contains(denied, "for database"):
 		return fmt.Sprintf("the role needs GRANT CREATE ON DATABASE %s, %s", pgx.Identifier{a.database}.Sanitize(), owner)
-	case strings.Contains(denied, "for schema"), strings.Contains(denied, "no schema has been selected"):
+	case strings.Contains(denied, "for schema"):
 		return fmt.Sprintf("the role needs GRANT USAGE, CREATE ON SCHEMA %s, %s", liveSchema, owner)
 	case strings.Contains(denied, "must be owner"):
 		return "run 'vega migrate up' as the owner"

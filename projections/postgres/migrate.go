@@ -242,6 +242,14 @@ func (m *Model) makeTables(ctx context.Context, conn *pgx.Conn, schema string) e
 			return err
 		}
 	}
+	// goose would try for seconds what it may not do.
+	var may bool
+	if err := conn.QueryRow(ctx, "SELECT has_schema_privilege($1, 'CREATE') OR EXISTS (SELECT FROM pg_class WHERE relnamespace = $1::regnamespace AND relname = $2)", schema, versionTable).Scan(&may); err != nil {
+		return err
+	}
+	if !may {
+		return fmt.Errorf("the role may not make tables in the schema (%s)", m.address.remedy("for schema"))
+	}
 	cfg := m.primary.Copy()
 	unbound(cfg, schema)
 	db := stdlib.OpenDB(*cfg)
