@@ -21,9 +21,9 @@ type Config struct {
 // Postgres are the settings of a Postgres that holds the read models.
 type Postgres struct {
 	// ReplicaURL is a copy that follows the primary; queries go there.
-	ReplicaURL secret.URL `env:"VEGA_DATABASE_REPLICA_URL" form:"postgres-url" secret:"true" doc:"Connection string of one read-only replica, which answers the queries; a read that must see a write waits until the replica has it. Without it the primary answers."`
+	ReplicaURL secret.URL `env:"VEGA_DATABASE_REPLICA_URL" form:"postgres-url" secret:"true" doc:"Connection string of one read-only replica, which answers the queries; a read that must see a write waits until the replica has it. Without it, and while it does not answer, the primary does."`
 	// MaxConnections bounds the pool of queries.
-	MaxConnections int `env:"VEGA_DATABASE_MAX_CONNECTIONS, default=10" min:"1" max:"1000" doc:"How many connections each API process opens for queries at most. Projecting, following and rebuilding take up to eight more on the primary."`
+	MaxConnections int `env:"VEGA_DATABASE_MAX_CONNECTIONS, default=10" min:"1" max:"1000" doc:"How many connections each API process opens for queries at most. Projecting, following and rebuilding take up to nine more on the primary, which also takes over the queries of a replica that does not answer."`
 	// StatementTimeout bounds one statement.
 	StatementTimeout time.Duration `env:"VEGA_DATABASE_STATEMENT_TIMEOUT_SECONDS, default=30" unit:"seconds" min:"1" max:"3600" doc:"How long one statement may take before Postgres ends it; migrations and rebuilds have no limit."`
 	// AutoMigrate applies migrations at start.
