@@ -4,90 +4,26 @@
 package cognitotest
 
 import (
-	"bufio"
 	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
 	"io"
 	"net/http"
-	"os"
-	"os/exec"
-	"path/filepath"
-	"strconv"
-	"strings"
-	"sync"
 	"testing"
 	"time"
 
+	"vega/scripts/installed"
 	"vega/services/auth"
 )
 
-// Server is one Cognito-compatible server. It is safe for concurrent use.
-type Server struct {
-	URL string // http://127.0.0.1:port
-
-	mu  sync.Mutex // held over a command and its answer
-	in  io.WriteCloser
-	out *bufio.Scanner
-}
+// Server is one Cognito-compatible server. It is safe for concurrent use. Stopped and started again it has the pools as they were.
+type Server struct{ *installed.Node }
 
 // Start starts a server that ends with the test, and with the test's process if that is killed.
 func Start(tb testing.TB) *Server {
 	tb.Helper()
-	root, err := projectRoot()
-	if err != nil {
-		tb.Fatal(err)
-	}
-	pkg := filepath.Join(root, ".tools", "npm", "node_modules", "cognito-local")
-	if _, err := os.Stat(pkg); err != nil {
-		tb.Fatalf("the Cognito-compatible server is not installed, run scripts/test-deps.sh test: %v", err)
-	}
-	cmd := exec.Command("node", "--no-deprecation", filepath.Join(root, "services", "auth", "cognitotest", "testdata", "cognito.mjs"), pkg)
-	cmd.Dir, cmd.Stderr = tb.TempDir(), os.Stderr
-	s := &Server{}
-	if s.in, err = cmd.StdinPipe(); err != nil {
-		tb.Fatal(err)
-	}
-	out, err := cmd.StdoutPipe()
-	if err != nil {
-		tb.Fatal(err)
-	}
-	if err := cmd.Start(); err != nil {
-		tb.Fatalf("start the Cognito-compatible server: %v", err)
-	}
-	tb.Cleanup(func() {
-		_ = s.in.Close() // ends it
-		_ = cmd.Wait()
-	})
-	s.out = bufio.NewScanner(out)
-	if !s.out.Scan() {
-		tb.Fatalf("the Cognito-compatible server did not start: %v", s.out.Err())
-	}
-	port, err := strconv.Atoi(s.out.Text())
-	if err != nil {
-		tb.Fatalf("the Cognito-compatible server said %q instead of its port", s.out.Text())
-	}
-	s.URL = fmt.Sprintf("http://127.0.0.1:%d", port)
-	return s
-}
-
-// Stop closes the port and every connection; the pools keep what they have.
-func (s *Server) Stop(tb testing.TB) { s.tell(tb, "down") }
-
-// Restart opens the same port again.
-func (s *Server) Restart(tb testing.TB) { s.tell(tb, "up") }
-
-func (s *Server) tell(tb testing.TB, command string) {
-	tb.Helper()
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if _, err := io.WriteString(s.in, command+"\n"); err != nil {
-		tb.Fatalf("tell the Cognito-compatible server %q: %v", command, err)
-	}
-	if !s.out.Scan() || s.out.Text() != command {
-		tb.Fatalf("the Cognito-compatible server answered %q to %q", s.out.Text(), command)
-	}
+	return &Server{installed.StartNode(tb, "cognito-local", "services/auth/cognitotest/testdata/cognito.mjs")}
 }
 
 // Pool is a user pool with one client.
@@ -217,22 +153,4 @@ func (s *Server) try(ctx context.Context, action string, in, out any) error {
 		return nil
 	}
 	return json.Unmarshal(answer, out)
-}
-
-// projectRoot is the folder of go.mod, above the one that the test runs in.
-func projectRoot() (string, error) {
-	dir, err := os.Getwd()
-	if err != nil {
-		return "", err
-	}
-	for {
-		if b, err := os.ReadFile(filepath.Join(dir, "go.mod")); err == nil && strings.HasPrefix(string(b), "module vega\n") {
-			return dir, nil
-		}
-		up := filepath.Dir(dir)
-		if up == dir {
-			return "", fmt.Errorf("no go.mod above the test's folder")
-		}
-		dir = up
-	}
 }

@@ -13,7 +13,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -23,6 +22,8 @@ import (
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/credentials"
 	"github.com/aws/aws-sdk-go-v2/service/s3"
+
+	"vega/scripts/installed"
 )
 
 // What the server takes as signature, and what Env says. The second account may enter no bucket.
@@ -102,14 +103,11 @@ func Main(run func() int) int {
 
 // startIn starts a server that keeps everything in dir.
 func startIn(dir string) (*Server, error) {
-	root, err := projectRoot()
+	program, err := installed.Tool("versitygw")
 	if err != nil {
 		return nil, err
 	}
-	s := &Server{program: filepath.Join(root, ".tools", "versitygw"), dir: dir}
-	if _, err := os.Stat(s.program); err != nil {
-		return nil, fmt.Errorf("the S3-compatible server is not installed, run scripts/test-deps.sh test: %w", err)
-	}
+	s := &Server{program: program, dir: dir}
 	for _, sub := range []string{"buckets", "accounts", "versions"} {
 		if err := os.Mkdir(filepath.Join(s.dir, sub), 0o700); err != nil {
 			return nil, err
@@ -264,22 +262,4 @@ func freePort() (string, error) {
 	defer l.Close()
 	_, port, err := net.SplitHostPort(l.Addr().String())
 	return port, err
-}
-
-// projectRoot is the folder of go.mod, above the one that the test runs in.
-func projectRoot() (string, error) {
-	dir, err := os.Getwd()
-	if err != nil {
-		return "", err
-	}
-	for {
-		if b, err := os.ReadFile(filepath.Join(dir, "go.mod")); err == nil && strings.HasPrefix(string(b), "module vega\n") {
-			return dir, nil
-		}
-		up := filepath.Dir(dir)
-		if up == dir {
-			return "", fmt.Errorf("no go.mod above the test's folder")
-		}
-		dir = up
-	}
 }
