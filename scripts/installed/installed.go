@@ -69,7 +69,7 @@ func StartNode(tb testing.TB, pkg, script string) *Node {
 	}
 	cmd := exec.Command("node", "--no-deprecation", filepath.Join(root, filepath.FromSlash(script)), folder)
 	cmd.Dir, cmd.Stderr = tb.TempDir(), os.Stderr
-	cmd.Env = append(os.Environ(), "AWS_SDK_JS_SUPPRESS_MAINTENANCE_MODE_MESSAGE=1")
+	cmd.Env = append(cmd.Environ(), "AWS_SDK_JS_SUPPRESS_MAINTENANCE_MODE_MESSAGE=1")
 	n := &Node{name: pkg}
 	if n.in, err = cmd.StdinPipe(); err != nil {
 		tb.Fatal(err)
