@@ -221,3 +221,31 @@ func listing(t *testing.T, c *client) string {
 	}
 	return string(b)
 }
+
+// The same without VEGA_NATS_URL, as the page has it: the log is the API process's own, and a worker on its machine finds it.
+func TestTheProductionExampleWithTheEmbeddedLog(t *testing.T) {
+	t.Parallel()
+	pool := cognitotest.Start(t).Pool(t)
+	pool.User(t, "ann@example.com", "Password-of-ann-1")
+	d := deploy(t, append(pool.Env(), "VEGA_ENVIRONMENT=prod", "VEGA_AUTH_PROVIDER=cognito")...)
+	d.env = slices.Concat([]string{"VEGA_NATS_URL=", "VEGA_NATS_REPLICAS=1"}, d.queue(), d.env)
+	r := d.api()
+	w := newProcess(t, "worker", r.dir, slices.Concat([]string{"VEGA_SERVICE_ROLE=worker", "VEGA_LLM_PROXY_BASE_URL=http://127.0.0.1:1", "VEGA_LLM_PROXY_AUTH_SECRET=a secret for tokens of the proxy"}, d.env))
+	w.start()
+	r.up()
+	w.up()
+	c := newClient(r.base(), pool.SignIn(t, "ann@example.com", "Password-of-ann-1").AccessToken)
+	scan, err := write(t.Context(), c, http.MethodPost, "/repositories/"+d.repository(c)+"/scans", "", map[string]any{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	until(t, 2*time.Minute, "the scan is completed", func() bool {
+		var v scanView
+		return c.call(t.Context(), http.MethodGet, "/scans/"+scan.ID, "", nil, &v) == nil && v.Status == "completed"
+	})
+	for _, p := range []*process{w, r.process} {
+		if err := p.stop(); err != nil {
+			t.Errorf("%s ended with %v", p.name, err)
+		}
+	}
+}
