@@ -65,8 +65,15 @@ cluster { name: vega, listen: "127.0.0.1:%d", no_advertise: true, routes: [%s] }
 	for i := range c.nodes {
 		c.start(i)
 	}
-	until(t, 30*time.Second, "the cluster has a leader", func() bool {
-		nc, err := nats.Connect(c.url())
+	untilLed(t, c.url())
+	return c
+}
+
+// untilLed waits until the servers of a cluster agree on who leads it, and let the one who asks in.
+func untilLed(t testing.TB, url string) {
+	t.Helper()
+	until(t, time.Minute, "the cluster has a leader", func() bool {
+		nc, err := nats.Connect(url)
 		if err != nil {
 			return false
 		}
@@ -80,7 +87,6 @@ cluster { name: vega, listen: "127.0.0.1:%d", no_advertise: true, routes: [%s] }
 		_, err = js.AccountInfo(ctx)
 		return err == nil
 	})
-	return c
 }
 
 func (c *natsCluster) start(i int) {

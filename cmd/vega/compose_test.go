@@ -22,7 +22,6 @@ import (
 	"github.com/compose-spec/compose-go/v2/loader"
 	"github.com/compose-spec/compose-go/v2/types"
 	"github.com/nats-io/nats.go"
-	"github.com/nats-io/nats.go/jetstream"
 
 	"vega/projections/pgtest"
 	"vega/services/dispatch/sqstest"
@@ -254,21 +253,7 @@ func counterparts(t *testing.T, p *types.Project) *onThisMachine {
 
 	// The cluster is ready when the one who may look says so.
 	url := m.replacer.Replace(*p.Services["setup"].Environment["VEGA_NATS_URL"])
-	until(t, time.Minute, "the cluster has a leader", func() bool {
-		nc, err := nats.Connect(url)
-		if err != nil {
-			return false
-		}
-		defer nc.Close()
-		js, err := jetstream.New(nc)
-		if err != nil {
-			return false
-		}
-		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
-		defer cancel()
-		_, err = js.AccountInfo(ctx)
-		return err == nil
-	})
+	untilLed(t, url)
 	if _, err := nats.Connect(strings.ReplaceAll(url, "vega:", "vega:x")); err == nil {
 		t.Error("NATS lets somebody in with a wrong password")
 	}

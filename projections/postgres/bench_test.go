@@ -159,7 +159,13 @@ func BenchmarkProjection(b *testing.B) {
 	than.report(b, "projection", n, b.N, live)
 }
 
-// BenchmarkRebuild builds a model anew beside itself; make test-long's size is a million events (-tags long).
+// The sizes of what a long-lived installation has.
+const (
+	rebuildN = 1_000_000 // events
+	listN    = 1_000_000 // scans
+)
+
+// BenchmarkRebuild builds a model anew beside itself.
 func BenchmarkRebuild(b *testing.B) {
 	server := benchServer(b)
 	s, n := benchLog(b, rebuildN)

@@ -3,8 +3,6 @@
 package postgres_test
 
 const (
-	kills    = 50
-	stride   = 1
-	rebuildN = 1_000_000
-	listN    = 1_000_000
+	kills  = 50
+	stride = 1
 )
