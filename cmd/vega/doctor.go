@@ -15,7 +15,6 @@ import (
 	"text/tabwriter"
 	"time"
 
-	"github.com/jackc/pgx/v5"
 	"github.com/nats-io/nats.go"
 	"github.com/spf13/cobra"
 
@@ -178,31 +177,12 @@ func examineModel(ctx context.Context, cfg config.Config) []files.Finding {
 	case !cfg.Projections.Postgres.AutoMigrate:
 		err = fmt.Errorf("%d migrations are pending, and VEGA_DATABASE_AUTO_MIGRATE is false: run 'vega migrate up'", pending)
 	default:
-		setting, err = "VEGA_DATABASE_URL", mayMigrate(ctx, cfg.Projections.DatabaseURL.Reveal(), pending)
+		setting, err = "VEGA_DATABASE_URL", postgres.CheckRights(ctx, postgres.Options{Config: cfg.Projections, Log: slog.New(slog.DiscardHandler)})
+		if err != nil {
+			err = fmt.Errorf("%d migrations are pending: %w", pending, err)
+		}
 	}
 	return append(found, finding(part, "tables", setting, err))
-}
-
-// mayMigrate says what the connection's user lacks to apply pending migrations: they make the schema vega, or tables in the one that is there.
-func mayMigrate(ctx context.Context, address string, pending int) error {
-	unasked := errors.New("the database did not say whether its user may make tables") // what the driver says may hold the address
-	conn, err := pgx.Connect(ctx, address)
-	if err != nil {
-		return unasked
-	}
-	defer conn.Close(ctx)
-	var there, may bool
-	err = conn.QueryRow(ctx, `SELECT s.oid IS NOT NULL, CASE WHEN s.oid IS NULL THEN has_database_privilege(current_database(), 'CREATE') ELSE has_schema_privilege(s.oid, 'CREATE') END
-FROM (SELECT to_regnamespace('vega')::oid) AS s(oid)`).Scan(&there, &may)
-	switch {
-	case err != nil:
-		return unasked
-	case may:
-		return nil
-	case there:
-		return fmt.Errorf("%d migrations are pending, and the user may make no tables in the schema vega: GRANT CREATE ON SCHEMA vega, or run 'vega migrate up' as its owner", pending)
-	}
-	return fmt.Errorf("%d migrations are pending, and the user may make no schema in the database: GRANT CREATE ON DATABASE, or run 'vega migrate up' as a user who may", pending)
 }
 
 func examineReplica(ctx context.Context, cfg config.Config) []files.Finding {

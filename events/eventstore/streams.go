@@ -21,7 +21,7 @@ func StreamName(r events.Region) string { return "VEGA_EVENTS_" + string(r) + "_
 func FeedName(r events.Region) string { return "VEGA_FEED_" + string(r) }
 
 // Buckets beside the log. Heartbeats live in memory and expire; Expiring keeps what must end by itself and is no fact: refresh
-// tokens, idempotent responses.
+// tokens, hashes of requests with a key, upload leases, download links, when an API key was last used.
 const (
 	HeartbeatBucket = "VEGA_HEARTBEATS"
 	ExpiringBucket  = "VEGA_EXPIRING"

@@ -71,6 +71,29 @@ func Status(ctx context.Context, o Options) ([]Migration, error) {
 	return rows, errors.Join(err, m.Close())
 }
 
+// CheckRights says what the connection's user lacks to apply migrations, which make a schema, or tables in the one that is there. Nothing is changed.
+func CheckRights(ctx context.Context, o Options) error {
+	m, err := connect(ctx, o)
+	if err != nil {
+		return err
+	}
+	var there, may bool
+	err = m.use(ctx, m.work, func(ctx context.Context, conn *pgx.Conn) error {
+		return conn.QueryRow(ctx, `SELECT s.oid IS NOT NULL, CASE WHEN s.oid IS NULL THEN has_database_privilege(current_database(), 'CREATE') ELSE has_schema_privilege(s.oid, 'CREATE') END
+			FROM (SELECT to_regnamespace($1)::oid) AS s(oid)`, liveSchema).Scan(&there, &may)
+	})
+	switch {
+	case err != nil:
+		err = m.tell(ctx, "ask for the user's rights", err)
+	case may:
+	case there:
+		err = fmt.Errorf("the user may make no tables in the schema %s: GRANT CREATE ON SCHEMA %s, or run 'vega migrate up' as its owner", liveSchema, liveSchema)
+	default:
+		err = errors.New("the user may make no schema in the database: GRANT CREATE ON DATABASE, or run 'vega migrate up' as a user who may")
+	}
+	return errors.Join(err, m.Close())
+}
+
 // prepare makes the tables fit for this release, or says why they are not.
 func (m *Model) prepare(ctx context.Context, migrate bool) error {
 	if err := m.isNewEnough(ctx); err != nil {

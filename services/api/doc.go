@@ -12,6 +12,18 @@
 // far, the answer is folded from the log (fold.go). An Idempotency-Key makes ids and command ids, so the log itself recognises a
 // retry; only the hash of the body is kept elsewhere, for a day, to notice a key that is used twice.
 //
+// Where the read model does not answer, single things are folded from the log too (outage.go): writes go on, lists are refused until it is back.
+//
+// # Who may what
+//
+// A caller shows an access token, which Deps.Auth answers for, or an API key, which the log does. A route asks for a role in the project of what its path names, and of a
+// key for a scope beside it (routes.go; testdata/scopes.txt lists them). Limits of requests are counted at the door.
+//
+// # Sources and downloads
+//
+// A source comes as a body (upload.go), or in parts straight to the file storage (direct.go), whose upload's id says everything, so any process goes on with
+// it. Both end in the same ingestion. A link to a file is signed by the storage, or by this API where the storage signs none.
+//
 // # What a crash leaves
 //
 // A request that died before its append has done nothing; one that died after it has done everything that counts, and its retry with the same key
