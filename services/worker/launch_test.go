@@ -555,7 +555,9 @@ func TestALauncherMayDieWhileItsTaskRuns(t *testing.T) {
 	r.queue(one, "wait", 2)
 	r.until(one, "scan.stage_completed")
 	first.die()
-	second := r.launcher(cfg, quick)
+	o := quick
+	o.Sweep = 50 * time.Millisecond // the server may take a while to notice that the first has gone
+	second := r.launcher(cfg, o)
 	adopted := func([]ecstest.Task) bool { return strings.Contains(second.log.String(), "task adopted") }
 	r.tasks(adopted)
 	r.ecs.Vanish(r.ecs.Tasks()[0].ARN)
