@@ -34,6 +34,7 @@ var kinds = []kindRow{
 	row[ScanFailed]("scan.failed", 1),
 	row[ScanCancelled]("scan.cancelled", 1),
 	row[Slots]("slots.taken", 1),
+	row[UsageRecorded]("usage.recorded", 1),
 	row[FindingTriaged]("finding.triaged", 1),
 	row[APIKeyCreated]("api_key.created", 1),
 	row[APIKeyRevoked]("api_key.revoked", 1),

@@ -105,6 +105,7 @@ type Usage struct {
 	InputTokens       int64 `json:"input_tokens"`
 	CachedInputTokens int64 `json:"cached_input_tokens"`
 	OutputTokens      int64 `json:"output_tokens"`
+	ReasoningTokens   int64 `json:"reasoning_tokens,omitempty"` // part of the output, as cached is of the input
 	CostNanoUSD       int64 `json:"cost_nano_usd"`
 }
 

@@ -11,6 +11,7 @@ type AggregateKind string
 const (
 	ScanAggregate       AggregateKind = "scan"
 	SlotsAggregate      AggregateKind = "slots"
+	UsageAggregate      AggregateKind = "usage" // of a scan's calls to the provider; it has the scan's id
 	FindingAggregate    AggregateKind = "finding"
 	ProjectAggregate    AggregateKind = "project"
 	RepositoryAggregate AggregateKind = "repository"
@@ -20,7 +21,7 @@ const (
 // AggregateKinds lists them. The event stream's subjects are exactly these: never "vega.<region>.>", because a stream
 // answers, and stores, any request that is published inside its subjects.
 func AggregateKinds() []AggregateKind {
-	return []AggregateKind{ScanAggregate, SlotsAggregate, FindingAggregate, ProjectAggregate, RepositoryAggregate, APIKeyAggregate}
+	return []AggregateKind{ScanAggregate, SlotsAggregate, UsageAggregate, FindingAggregate, ProjectAggregate, RepositoryAggregate, APIKeyAggregate}
 }
 
 // Aggregate names one consistency boundary: all its events are ordered and versioned together.
@@ -33,6 +34,7 @@ type Aggregate struct {
 // The aggregates by their ids.
 func ScanOf(r Region, id ScanID) Aggregate       { return Aggregate{r, ScanAggregate, string(id)} }
 func SlotsOf(r Region, id UserID) Aggregate      { return Aggregate{r, SlotsAggregate, string(id)} }
+func UsageOf(r Region, id ScanID) Aggregate      { return Aggregate{r, UsageAggregate, string(id)} }
 func FindingOf(r Region, id FindingID) Aggregate { return Aggregate{r, FindingAggregate, string(id)} }
 func ProjectOf(r Region, id ProjectID) Aggregate { return Aggregate{r, ProjectAggregate, string(id)} }
 func RepositoryOf(r Region, id RepositoryID) Aggregate {

@@ -50,7 +50,7 @@ func Apply(tx Tx, r events.Recorded) error {
 		})
 	case events.APIKeyAggregate:
 		return applyAPIKey(tx, r)
-	case events.SlotsAggregate:
+	case events.SlotsAggregate, events.UsageAggregate:
 		return nil // read from the log alone
 	default:
 		return nil

@@ -213,7 +213,7 @@ func (t *tx) Prefetch(batch []events.Recorded) error {
 			scanIDs = append(scanIDs, id)
 		case events.APIKeyAggregate:
 			keyIDs = append(keyIDs, id)
-		case events.FindingAggregate, events.SlotsAggregate:
+		case events.FindingAggregate, events.SlotsAggregate, events.UsageAggregate:
 		}
 	}
 	var b pgx.Batch

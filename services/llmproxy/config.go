@@ -1,12 +1,10 @@
 package llmproxy
 
 import (
-	"errors"
-	"math"
-	"strconv"
-	"strings"
+	"time"
 
 	"vega/config/secret"
+	"vega/services/llmproxy/price"
 )
 
 // Config says where the proxy listens, which provider it forwards to and what a scan may spend.
@@ -19,6 +17,9 @@ type Config struct {
 
 	// AuthSecret signs and verifies the tokens that name one scan.
 	AuthSecret secret.String `env:"VEGA_LLM_PROXY_AUTH_SECRET" secret:"true" doc:"Secret used to sign and verify per-scan proxy tokens. On one machine it is generated and kept under the data folder; separate roles require it."`
+
+	// PreviousAuthSecrets still verify tokens, and sign none.
+	PreviousAuthSecrets secret.String `env:"VEGA_LLM_PROXY_PREVIOUS_AUTH_SECRETS" secret:"true" doc:"Secrets that VEGA_LLM_PROXY_AUTH_SECRET had before, by comma: tokens signed with them are still accepted."`
 
 	// ProviderBaseURL is the provider's OpenAI-compatible endpoint.
 	ProviderBaseURL string `env:"VEGA_LLM_PROVIDER_BASE_URL" form:"http-url" doc:"The AI provider's API base URL (e.g., OpenAI-compatible endpoint)."`
@@ -33,50 +34,26 @@ type Config struct {
 	MaxTokensPerScan int64 `env:"VEGA_LLM_PROXY_MAX_TOKENS_PER_SCAN, default=0" min:"0" doc:"Hard cap on tokens per scan. 0 means no limit."`
 
 	// MaxCostPerScan is the estimated cost; 0 means no limit.
-	MaxCostPerScan NanoUSD `env:"VEGA_LLM_PROXY_MAX_COST_USD_PER_SCAN, default=0" allowed:"US dollars, such as 2.50, with at most nine decimals" doc:"Hard cap on estimated cost per scan in USD. 0 means no limit."`
+	MaxCostPerScan price.NanoUSD `env:"VEGA_LLM_PROXY_MAX_COST_USD_PER_SCAN, default=0" allowed:"US dollars, such as 2.50, with at most nine decimals" doc:"Hard cap on estimated cost per scan in USD. 0 means no limit."`
+
+	// AllowedModels are the models that may be called; empty: any.
+	AllowedModels []string `env:"VEGA_LLM_PROXY_ALLOWED_MODELS" doc:"Models that may be called, by comma; a name that ends in * stands for all that begin so. Without it any model may be, but under a cap on cost only one whose price is known."`
+
+	// PricesFile overrides and adds to the prices that the binary carries.
+	PricesFile string `env:"VEGA_LLM_PROXY_PRICES_FILE" doc:"A JSON file with prices that replace or add to those that the binary carries."`
+
+	// MaxRequestBytes bounds the body of one request.
+	MaxRequestBytes int64 `env:"VEGA_LLM_PROXY_MAX_REQUEST_BYTES, default=33554432" unit:"bytes" min:"1024" doc:"The largest request that is forwarded."`
+
+	// MaxOutputTokens is the output limit that a request without one gets.
+	MaxOutputTokens int64 `env:"VEGA_LLM_PROXY_MAX_OUTPUT_TOKENS, default=32768" min:"256" doc:"The most tokens that one answer may have, reasoning included. Requests that ask for more, or for no limit, are changed to it."`
+
+	// MaxInFlightPerScan bounds the calls of one scan that are on their way at once, in each proxy process.
+	MaxInFlightPerScan int `env:"VEGA_LLM_PROXY_MAX_IN_FLIGHT_PER_SCAN, default=16" min:"1" max:"1000" doc:"Calls of one scan that may be on their way at once in each proxy process; as many again wait a short while."`
+
+	// IdleTimeout ends an answer of which nothing has come for so long.
+	IdleTimeout time.Duration `env:"VEGA_LLM_PROXY_IDLE_TIMEOUT_SECONDS, default=300" unit:"seconds" min:"1" doc:"How long the provider may be silent in a call before it is cut off."`
+
+	// TotalTimeout ends a call.
+	TotalTimeout time.Duration `env:"VEGA_LLM_PROXY_CALL_TIMEOUT_SECONDS, default=1800" unit:"seconds" min:"1" doc:"How long one call may take in all. What a crashed proxy had reserved is charged after as long."`
 }
-
-// NanoUSD is an amount of money in billionths of a US dollar. Sums of it are exact.
-type NanoUSD int64
-
-const nanosPerUSD = 1_000_000_000
-
-// ErrAmount is what UnmarshalText returns for a text that is no amount.
-var ErrAmount = errors.New("not an amount of US dollars")
-
-// UnmarshalText reads a decimal amount of dollars such as "2.50", never negative, with at most nine decimals.
-// It returns ErrAmount for anything else.
-func (n *NanoUSD) UnmarshalText(b []byte) error {
-	whole, fraction, dotted := strings.Cut(string(b), ".")
-	if len(fraction) > 9 || dotted && fraction == "" || !digits(whole) || !digits(fraction) || whole == "" {
-		return ErrAmount
-	}
-	dollars, err := strconv.ParseInt(whole, 10, 64)
-	if err != nil || dollars > math.MaxInt64/nanosPerUSD-1 {
-		return ErrAmount
-	}
-	nanos, err := strconv.ParseInt((fraction + "000000000")[:9], 10, 64)
-	if err != nil {
-		return ErrAmount
-	}
-	*n = NanoUSD(dollars*nanosPerUSD + nanos)
-	return nil
-}
-
-// String writes the amount in dollars, without trailing zeros: "2.5".
-func (n NanoUSD) String() string {
-	sign, v := "", uint64(n)
-	if n < 0 {
-		sign, v = "-", -v
-	}
-	s := strconv.FormatUint(v/nanosPerUSD, 10)
-	if rest := v % nanosPerUSD; rest != 0 {
-		s += "." + strings.TrimRight(strconv.FormatUint(nanosPerUSD+rest, 10)[1:], "0")
-	}
-	return sign + s
-}
-
-// MarshalText is what encoding/json writes: the same as String.
-func (n NanoUSD) MarshalText() ([]byte, error) { return []byte(n.String()), nil }
-
-func digits(s string) bool { return strings.Trim(s, "0123456789") == "" }

@@ -181,7 +181,7 @@ func (c *census) take(batch ...events.Recorded) {
 			c.takeScan(r)
 		case events.RepositoryAggregate:
 			c.takeRepository(r)
-		case events.SlotsAggregate, events.FindingAggregate, events.ProjectAggregate, events.APIKeyAggregate:
+		case events.SlotsAggregate, events.UsageAggregate, events.FindingAggregate, events.ProjectAggregate, events.APIKeyAggregate:
 		default:
 		}
 	}

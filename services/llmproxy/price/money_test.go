@@ -1,4 +1,4 @@
-package llmproxy
+package price
 
 import (
 	"errors"
