@@ -7,6 +7,7 @@ cd "$(dirname "$0")/.."
 
 golangci_lint=v2.15.0
 versitygw=v1.8.0
+codex="0.149.1 0.169.0" # releases of the agent; services/llmproxy/codextest names them too
 
 # have reports whether a command is on the PATH.
 have() { command -v "$1" >/dev/null 2>&1; }
@@ -54,22 +55,37 @@ debian() {
 	rm -f "$log"
 }
 
-# npm_package installs NAME@VERSION into .tools/npm, once per version.
+# npm_package installs NAME@VERSION into .tools/npm, once per version. With a third word NAME is an alias for what that says, so that several versions of one
+# package lie side by side.
 npm_package() {
-	local name=$1 version=$2
+	local name=$1 version=$2 what=${3:-$1@$2}
+	[ "$what" = "$name@$version" ] || what="$name@npm:$what"
 	[ "$(cat ".tools/npm/$name.version" 2>/dev/null)" = "$version" ] && [ -d ".tools/npm/node_modules/$name" ] && return
 	echo "installing $name $version into .tools/npm" >&2
 	mkdir -p .tools/npm
 	[ -f .tools/npm/package.json ] || echo '{"private":true}' >.tools/npm/package.json
 	local log
 	log=$(mktemp)
-	if npm install --prefix .tools/npm --no-fund --no-audit --loglevel=error --save-exact "$name@$version" >"$log" 2>&1; then
+	if npm install --prefix .tools/npm --no-fund --no-audit --loglevel=error --save-exact "$what" >"$log" 2>&1; then
 		echo "$version" >".tools/npm/$name.version" # last, so that an interrupted install is done again
 	else
 		cat "$log" >&2
 		echo "missing: $name could not be installed" >&2
 	fi
 	rm -f "$log"
+}
+
+# codex_releases installs the agent's own programs, each as .tools/npm/node_modules/codex-VERSION. They lie in packages of their own for each platform,
+# and need neither node nor the package that chooses among them.
+codex_releases() {
+	local cpu version
+	case $(uname -m) in
+	aarch64 | arm64) cpu=arm64 ;;
+	*) cpu=x64 ;;
+	esac
+	for version in $codex; do
+		npm_package "codex-$version" "$version" "@openai/codex@$version-linux-$cpu"
+	done
 }
 
 case "${1:-test}" in
@@ -82,6 +98,7 @@ test)
 	nats_server # the clusters of the chaos test
 	npm_package fauxqs 1.9.2 # the SQS queue of the dispatch tests
 	npm_package cognito-local 5.3.0 # the user pools of the sign-in tests
+	codex_releases # the agent that talks to the LLM proxy
 	go_tool versitygw github.com/versity/versitygw/cmd/versitygw "$versitygw" # the S3 server of the file storage tests
 	debian dockerd docker.io # our image is built and run
 	debian iptables iptables # dockerd asks for it, though it is told to leave it alone
@@ -92,6 +109,8 @@ lint)
 	go_tool golangci-lint github.com/golangci/golangci-lint/v2/cmd/golangci-lint "$golangci_lint"
 	;;
 bench)
+	debian npm npm
+	codex_releases # its own proxy is what ours is measured beside
 	go_tool versitygw github.com/versity/versitygw/cmd/versitygw "$versitygw" # uploads to S3
 	debian unzip unzip # what unpacking is measured against
 	debian tar tar
