@@ -20,6 +20,8 @@ type Tx interface {
 	PutSnapshot(Snapshot) error
 	Scan(events.ScanID) (Scan, bool, error)
 	PutScan(Scan) error
+	DayUsage(Day, events.ScanID) (DayUsage, bool, error)
+	PutDayUsage(DayUsage) error
 	PutFinding(Finding) error
 	PutTriage(Triage) error
 	APIKey(events.APIKeyID) (APIKey, bool, error)
@@ -50,7 +52,9 @@ func Apply(tx Tx, r events.Recorded) error {
 		})
 	case events.APIKeyAggregate:
 		return applyAPIKey(tx, r)
-	case events.SlotsAggregate, events.UsageAggregate:
+	case events.UsageAggregate:
+		return applyUsage(tx, r)
+	case events.SlotsAggregate:
 		return nil // read from the log alone
 	default:
 		return nil
@@ -172,7 +176,10 @@ func applyScan(tx Tx, r events.Recorded) error {
 	case events.AttemptReleased, events.AttemptExpired:
 		s.Ready, s.Worker = r.Seq, ""
 	case events.ScanCompleted:
-		s.Coverage, s.Usage, s.Counts, s.FinishedAt = e.Coverage, e.Usage, e.Counts, r.At
+		s.Coverage, s.Counts, s.FinishedAt = e.Coverage, e.Counts, r.At
+		if s.Metered == 0 { // otherwise those who made the calls know better
+			s.Usage = e.Usage
+		}
 	case events.ScanFailed:
 		s.Failure, s.FinishedAt = &e, r.At
 	case events.ScanCancelled:
@@ -180,6 +187,50 @@ func applyScan(tx Tx, r events.Recorded) error {
 	default:
 	}
 	s.Version, s.Seq = r.Version, r.Seq
+	return tx.PutScan(s)
+}
+
+// applyUsage keeps what a scan spent: in the scan's row, whose version and sequence stay those of the scan itself, and in the row of the day. Calls may end after their scan has.
+func applyUsage(tx Tx, r events.Recorded) error {
+	e, ok := r.Event.(events.UsageRecorded)
+	if !ok {
+		return fmt.Errorf("%s of a scan's usage", r.Kind)
+	}
+	s, known, err := tx.Scan(events.ScanID(r.Aggregate.ID))
+	if err != nil {
+		return err
+	}
+	if !known {
+		return fmt.Errorf("%s of a scan that was never queued", r.Kind)
+	}
+	spent := DayUsage{Day: DayOf(r.At), Scan: s.ID, Project: s.Project, Repository: s.Repository, User: s.User, Queued: s.Created}
+	ended := false
+	for _, c := range e.Calls {
+		if c.Usage == nil || *c.Usage == (events.Usage{}) || c.Step != events.CallSettled && c.Step != events.CallReleased {
+			continue
+		}
+		ended = true
+		spent.Usage = plus(spent.Usage, *c.Usage)
+		if c.Estimated {
+			spent.Estimated++
+		}
+	}
+	if ended {
+		before, _, err := tx.DayUsage(spent.Day, s.ID)
+		if err != nil {
+			return err
+		}
+		spent.Usage, spent.Estimated, spent.Seq = plus(before.Usage, spent.Usage), before.Estimated+spent.Estimated, r.Seq
+		if err := tx.PutDayUsage(spent); err != nil {
+			return err
+		}
+	}
+	// Every event carries the whole state, so only the newest one counts.
+	s.Usage, s.Denied, s.Metered = e.Settled, e.Denied, r.Seq
+	s.Reserved = events.Usage{}
+	for _, o := range e.Open {
+		s.Reserved = plus(s.Reserved, o.Usage())
+	}
 	return tx.PutScan(s)
 }
 

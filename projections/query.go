@@ -47,6 +47,9 @@ type Reader interface {
 	Finding(context.Context, events.FindingID) (FindingView, error)
 	// Rollup sums a project up.
 	Rollup(context.Context, events.ProjectID) (Rollup, error)
+	// Usage sums up by f.By what calls cost when they ended: days newest first, scans newest first, projects and users by id. What those of deleted projects
+	// and repositories cost stays in the sums; a member's are those of projects that are not deleted.
+	Usage(context.Context, UsageFilter, Page) (UsageSums, Cursor, error)
 	// APIKey returns one API key, revoked and expired ones too.
 	APIKey(context.Context, events.APIKeyID) (APIKey, error)
 	// APIKeys lists a user's API keys, all users' when user is empty; revoked and expired ones too.
@@ -133,7 +136,7 @@ func ReadSeqCursor(c Cursor) (events.Seq, bool, error) {
 	if err != nil || !ok {
 		return 0, false, err
 	}
-	if b.Seq == 0 {
+	if b.Seq == 0 || b.By != "" {
 		return 0, false, ErrBadCursor
 	}
 	return b.Seq, true, nil
@@ -145,7 +148,7 @@ func ReadFindingCursor(c Cursor) (Finding, bool, error) {
 	if err != nil || !ok {
 		return Finding{}, false, err
 	}
-	if b.Rank < 1 || b.Rank > len(events.Severities())+1 || b.ID == "" {
+	if b.Rank < 1 || b.Rank > len(events.Severities())+1 || b.ID == "" || b.By != "" {
 		return Finding{}, false, ErrBadCursor
 	}
 	f := Finding{Finding: events.Finding{File: b.File, StartLine: b.Line, ID: events.FindingID(b.ID)}}
@@ -171,6 +174,7 @@ type cursorBody struct {
 	File string     `json:"f,omitempty"`
 	Line int        `json:"l,omitempty"`
 	ID   string     `json:"i,omitempty"`
+	By   UsageBy    `json:"b,omitempty"`
 }
 
 func encodeCursor(b cursorBody) Cursor {

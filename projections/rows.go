@@ -9,7 +9,7 @@ import (
 )
 
 // Schema is the number of the rows' shape and of what Apply does with events. A model of another number is built anew.
-const Schema = 2
+const Schema = 3
 
 // The rows. They are values: whoever changes one puts a new one, and never writes into a slice or map of an old one. Created is the sequence
 // of the event that made the row and the order of every list, newest first.
@@ -86,7 +86,10 @@ type (
 		Coverage   events.Coverage     `json:"coverage"`
 		Counts     events.Counts       `json:"findings"`
 		Rejected   int                 `json:"rejected,omitempty"`
-		Usage      events.Usage        `json:"usage"`
+		Usage      events.Usage        `json:"usage"`               // what calls that have ended cost
+		Reserved   events.Usage        `json:"reserved,omitzero"`   // the most that calls on their way can cost
+		Denied     string              `json:"denied,omitempty"`    // the cap that denied the newest call
+		Metered    events.Seq          `json:"usage_seq,omitempty"` // the newest usage event; 0: there was none, and Usage is what the scan's end said
 		Failure    *events.ScanFailed  `json:"error,omitempty"`
 		CreatedAt  time.Time           `json:"created_at"`
 		ClaimedAt  time.Time           `json:"claimed_at,omitzero"`
@@ -123,6 +126,22 @@ type (
 		Seq        events.Seq          `json:"seq"`
 	}
 
+	// DayUsage is what the calls of one scan cost that ended on one day.
+	DayUsage struct {
+		Day        Day                 `json:"day"`
+		Scan       events.ScanID       `json:"scan_id"`
+		Project    events.ProjectID    `json:"project_id"`
+		Repository events.RepositoryID `json:"repository_id"`
+		User       events.UserID       `json:"user_id"`
+		Queued     events.Seq          `json:"scan_seq"` // the event that made the scan
+		Usage      events.Usage        `json:"usage"`
+		Estimated  int64               `json:"estimated_requests,omitempty"` // calls of which nobody said what they cost; what was reserved is charged
+		Seq        events.Seq          `json:"seq"`
+	}
+
+	// Day is a UTC day, such as "2026-11-01". Days are compared as text.
+	Day string
+
 	// APIKey without what proves it.
 	APIKey struct {
 		ID        events.APIKeyID `json:"id"`
@@ -147,3 +166,6 @@ type (
 		Skipped   int        `json:"skipped"` // events after it that were left out
 	}
 )
+
+// DayOf is the day of a moment.
+func DayOf(t time.Time) Day { return Day(t.UTC().Format(time.DateOnly)) }

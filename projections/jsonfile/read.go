@@ -91,12 +91,17 @@ func (m *Model) Scans(_ context.Context, f projections.ScanFilter, p projections
 
 // visible says that neither the project nor the repository is deleted and that member, unless empty, belongs to it.
 func (m *Model) visible(p events.ProjectID, r events.RepositoryID, member events.UserID) bool {
-	project, ok := m.live.rows.projects.get(string(p))
-	if !ok || project.Deleted || (member != "" && project.Members[member] == "") {
+	if !m.belongs(p, member) {
 		return false
 	}
 	repo, ok := m.live.rows.repositories.get(string(r))
 	return ok && !repo.Deleted
+}
+
+// belongs says that the project is not deleted and that member, unless empty, belongs to it.
+func (m *Model) belongs(p events.ProjectID, member events.UserID) bool {
+	project, ok := m.live.rows.projects.get(string(p))
+	return ok && !project.Deleted && (member == "" || project.Members[member] != "")
 }
 
 // Unfinished lists the scans that are not over, oldest first.
@@ -198,17 +203,51 @@ func (m *Model) Rollup(_ context.Context, id events.ProjectID) (projections.Roll
 	}
 	scans := m.live.rows.scans.in(string(id))
 	for s := range scans.all() {
-		out.Usage.Requests += s.Usage.Requests
-		out.Usage.InputTokens += s.Usage.InputTokens
-		out.Usage.CachedInputTokens += s.Usage.CachedInputTokens
-		out.Usage.OutputTokens += s.Usage.OutputTokens
-		out.Usage.CostNanoUSD += s.Usage.CostNanoUSD
+		out.Usage = out.Usage.Plus(s.Usage)
 	}
 	for s := range scans.newest() {
 		out.LastScan = s.ID
 		break
 	}
 	return out, nil
+}
+
+// Usage sums up what was spent, by walking through the rows of a scan, a project, or all days.
+func (m *Model) Usage(_ context.Context, f projections.UsageFilter, p projections.Page) (projections.UsageSums, projections.Cursor, error) {
+	m.mu.RLock()
+	defer m.mu.RUnlock()
+	rows := m.live.rows.usage.every()
+	switch {
+	case f.Scan != "":
+		rows = m.live.rows.usage.in(string(f.Scan)).all()
+	case f.Project != "":
+		rows = m.live.rows.usage.in(string(f.Project)).all()
+	}
+	var out projections.UsageSums
+	sums := map[projections.UsageSum]*projections.UsageSum{} // by an empty one
+	for r := range rows {
+		if !f.Has(r) || f.Member != "" && !m.belongs(r.Project, f.Member) {
+			continue
+		}
+		out.Total.Add(r)
+		group := f.By.Group(r)
+		of := sums[group]
+		if of == nil {
+			of = new(group)
+			sums[group] = of
+		}
+		of.Add(r)
+	}
+	for _, of := range sums {
+		if project, ok := m.live.rows.projects.get(string(of.Project)); ok {
+			of.Name, of.Deleted = project.Name, project.Deleted
+		}
+		out.Sums = append(out.Sums, *of)
+	}
+	var next projections.Cursor
+	var err error
+	out.Sums, next, err = f.By.SortUsage(out.Sums, p)
+	return out, next, err
 }
 
 // APIKey returns one API key, or ErrNotFound.

@@ -78,6 +78,9 @@ func (l list[R]) all() iter.Seq[*R] {
 	}
 }
 
+// every yields all rows of a table in the order they were made.
+func (t *table[R]) every() iter.Seq[*R] { return slices.Values(t.order) }
+
 // newest yields the last row first.
 func (l list[R]) newest() iter.Seq[*R] {
 	return func(yield func(*R) bool) {
@@ -187,6 +190,7 @@ type rowSet struct {
 	snapshots    *table[projections.Snapshot]
 	scans        *table[projections.Scan]
 	findings     *table[projections.Finding]
+	usage        *table[projections.DayUsage]
 	triages      *table[projections.Triage]
 	keys         *table[projections.APIKey]
 	parked       *table[projections.Parked]
@@ -208,6 +212,8 @@ func newRowSet() *rowSet {
 			func(r *projections.Scan) []string { return []string{string(r.Repository), string(r.Project)} }),
 		findings: newTable("finding", func(r *projections.Finding) string { return string(r.Scan) + "/" + string(r.ID) },
 			func(r *projections.Finding) []string { return []string{string(r.Scan), string(r.ID)} }),
+		usage: newTable("day_usage", func(r *projections.DayUsage) string { return usageKey(r.Day, r.Scan) },
+			func(r *projections.DayUsage) []string { return []string{string(r.Scan), string(r.Project)} }),
 		triages: newTable("triage", func(r *projections.Triage) string { return string(r.Finding) }, nil),
 		keys: newTable("api_key", func(r *projections.APIKey) string { return string(r.ID) },
 			func(r *projections.APIKey) []string { return []string{string(r.User)} }),
@@ -234,6 +240,8 @@ func (s *rowSet) unfinished() []*projections.Scan {
 func snapshotKey(r events.RepositoryID, s events.SnapshotID) string {
 	return string(r) + "/" + string(s)
 }
+
+func usageKey(d projections.Day, s events.ScanID) string { return string(d) + "/" + string(s) }
 
 // anyTable is a table whatever its rows are; frozenTable its rows at one moment.
 type (
@@ -262,6 +270,8 @@ func (s *rowSet) named(name string) anyTable {
 		return s.scans
 	case s.findings.name:
 		return s.findings
+	case s.usage.name:
+		return s.usage
 	case s.triages.name:
 		return s.triages
 	case s.keys.name:
@@ -293,7 +303,7 @@ type frozen []frozenTable
 
 // freeze copies where the rows are, not the rows.
 func (s *rowSet) freeze() frozen {
-	return frozen{s.projects.freeze(), s.repositories.freeze(), s.snapshots.freeze(), s.scans.freeze(), s.findings.freeze(), s.triages.freeze(), s.keys.freeze(), s.parked.freeze()}
+	return frozen{s.projects.freeze(), s.repositories.freeze(), s.snapshots.freeze(), s.scans.freeze(), s.findings.freeze(), s.usage.freeze(), s.triages.freeze(), s.keys.freeze(), s.parked.freeze()}
 }
 
 // each calls f for every table, always in the same order.

@@ -15,6 +15,7 @@ type tx struct {
 	snapshots    staged[projections.Snapshot]
 	scans        staged[projections.Scan]
 	findings     staged[projections.Finding]
+	usage        staged[projections.DayUsage]
 	triages      staged[projections.Triage]
 	keys         staged[projections.APIKey]
 	parked       staged[projections.Parked]
@@ -28,7 +29,7 @@ type staged[R any] struct {
 }
 
 func newTx(s *rowSet, at events.Seq) *tx {
-	return &tx{at, stage(s.projects), stage(s.repositories), stage(s.snapshots), stage(s.scans), stage(s.findings), stage(s.triages), stage(s.keys), stage(s.parked)}
+	return &tx{at, stage(s.projects), stage(s.repositories), stage(s.snapshots), stage(s.scans), stage(s.findings), stage(s.usage), stage(s.triages), stage(s.keys), stage(s.parked)}
 }
 
 func stage[R any](t *table[R]) staged[R] { return staged[R]{table: t, rows: map[string]*R{}} }
@@ -72,7 +73,7 @@ func (s *staged[R]) commit() {
 
 func (t *tx) write(enc *json.Encoder) error {
 	for _, f := range []func(*json.Encoder) error{
-		t.projects.write, t.repositories.write, t.snapshots.write, t.scans.write, t.findings.write, t.triages.write, t.keys.write, t.parked.write,
+		t.projects.write, t.repositories.write, t.snapshots.write, t.scans.write, t.findings.write, t.usage.write, t.triages.write, t.keys.write, t.parked.write,
 	} {
 		if err := f(enc); err != nil {
 			return err
@@ -87,6 +88,7 @@ func (t *tx) commit() {
 	t.snapshots.commit()
 	t.scans.commit()
 	t.findings.commit()
+	t.usage.commit()
 	t.triages.commit()
 	t.keys.commit()
 	t.parked.commit()
@@ -110,9 +112,13 @@ func (t *tx) PutSnapshot(r projections.Snapshot) error { return t.snapshots.put(
 func (t *tx) Scan(id events.ScanID) (projections.Scan, bool, error) {
 	return t.scans.get(string(id))
 }
-func (t *tx) PutScan(r projections.Scan) error       { return t.scans.put(r) }
-func (t *tx) PutFinding(r projections.Finding) error { return t.findings.put(r) }
-func (t *tx) PutTriage(r projections.Triage) error   { return t.triages.put(r) }
+func (t *tx) PutScan(r projections.Scan) error { return t.scans.put(r) }
+func (t *tx) DayUsage(d projections.Day, id events.ScanID) (projections.DayUsage, bool, error) {
+	return t.usage.get(usageKey(d, id))
+}
+func (t *tx) PutDayUsage(r projections.DayUsage) error { return t.usage.put(r) }
+func (t *tx) PutFinding(r projections.Finding) error   { return t.findings.put(r) }
+func (t *tx) PutTriage(r projections.Triage) error     { return t.triages.put(r) }
 func (t *tx) APIKey(id events.APIKeyID) (projections.APIKey, bool, error) {
 	return t.keys.get(string(id))
 }

@@ -21,6 +21,7 @@ type History struct {
 
 	tb    testing.TB
 	heads map[events.Aggregate]events.Head
+	skew  time.Duration // of the clock, by what Later added
 }
 
 // NewHistory returns an empty log.
@@ -34,7 +35,7 @@ func (h *History) Add(a events.Aggregate, actor events.Actor, evs ...events.Even
 	n := len(h.Events)
 	meta := events.Meta{
 		Command: events.CommandID(fmt.Sprintf("cmd_%d", n+1)), Actor: actor,
-		At: time.Date(2026, 1, 2, 3, 4, 5, 123456789, time.UTC).Add(time.Duration(n) * (time.Second + 1)),
+		At: time.Date(2026, 1, 2, 3, 4, 5, 123456789, time.UTC).Add(time.Duration(n)*(time.Second+1) + h.skew),
 	}
 	msgs, head, err := events.Encode(a, h.heads[a], meta, evs...)
 	if err != nil {

@@ -38,6 +38,7 @@ func Run(t *testing.T, open func(t *testing.T) projections.Model) {
 	t.Run("answers every query", func(t *testing.T) { t.Parallel(); answers(t, open) })
 	t.Run("pages without gap or double while rows come and change", func(t *testing.T) { t.Parallel(); pages(t, open(t)) })
 	t.Run("pages through findings that share everything but their id", func(t *testing.T) { t.Parallel(); findingPages(t, open(t)) })
+	t.Run("what scans spent is what calls cost day by day", func(t *testing.T) { t.Parallel(); usageAddsUp(t, open(t)) })
 	t.Run("refuses cursors that are not its own", func(t *testing.T) { t.Parallel(); badCursors(t, open(t)) })
 	t.Run("a transaction that fails leaves nothing", func(t *testing.T) { t.Parallel(); failedUpdate(t, open(t)) })
 	t.Run("a transaction goes beyond the checkpoint", func(t *testing.T) { t.Parallel(); movedUpdate(t, open(t)) })
@@ -245,6 +246,7 @@ func Answers(t *testing.T, m projections.Reader) []byte {
 			}, func(k projections.APIKey) any { return k.ID })
 		}
 	}
+	usageAnswers(t, m, add)
 	parked, err := m.ParkedAggregates(ctx)
 	add("parked", parked, err)
 	return out.Bytes()

@@ -76,6 +76,10 @@ func poison(t *testing.T, m projections.Model) {
 	at := publish(t, s, lost.Messages[0], func(nats.Header) {})
 	publish(t, s, lost.Messages[1], func(nats.Header) {})
 
+	unpaid := NewHistory(t)
+	unpaid.account(51, 1, 1, user(1)).record()
+	nobodys := publish(t, s, unpaid.Messages[0], func(nats.Header) {})
+
 	twice := NewHistory(t)
 	twice.Add(ofProject(4), events.ByUser(user(1)), events.ProjectCreated{Name: "made twice", Owner: user(2)})
 	again := publish(t, s, twice.Messages[0], func(nats.Header) {})
@@ -99,6 +103,7 @@ func poison(t *testing.T, m projections.Model) {
 	}
 	want := []projections.Parked{
 		{Aggregate: "scan scan_test_50", Seq: at, Problem: "scan.claimed of a scan that was never queued", Skipped: 1},
+		{Aggregate: "usage scan_test_51", Seq: nobodys, Problem: "usage.recorded of a scan that was never queued"},
 		{Aggregate: "project proj_test_4", Seq: again, Problem: "project.created of a project that exists"},
 		{Aggregate: "scan scan_test_6", Seq: unreadable, Problem: fmt.Sprintf("event at sequence %d: decode scan.claimed: ", unreadable)},
 	}

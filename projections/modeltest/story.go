@@ -10,8 +10,8 @@ import (
 )
 
 // Story is a hand-made history that touches everything the queries tell apart: four projects with members that come and go, repositories whose
-// ingestion worked, failed, overtook itself or was deleted, scans in every status, findings over several scans, and triage that changes its
-// mind. The golden answers are answers about it, so a change here changes them.
+// ingestion worked, failed, overtook itself or was deleted, scans in every status, findings over several scans, triage that changes its
+// mind, and calls to the provider. The golden answers are answers about it, so a change here changes them.
 func Story(tb testing.TB) *History {
 	h := NewHistory(tb)
 	u1, u2 := events.ByUser(user(1)), events.ByUser(user(2))
@@ -132,6 +132,7 @@ func Story(tb testing.TB) *History {
 	h.Add(ofKey(2), u2, events.APIKeyCreated{User: user(2), Name: "bot \u202e", Secret: events.DigestOf([]byte("2")), Scopes: []events.Scope{events.ScopeAdmin}, Admin: true, ExpiresAt: later})
 	h.Add(ofKey(3), u1, events.APIKeyCreated{User: user(1), Name: "old", Secret: events.DigestOf([]byte("3")), Scopes: []events.Scope{events.ScopeTriage}, ExpiresAt: later.Add(-time.Hour)})
 	h.Add(ofKey(1), u2, events.APIKeyRevoked{})
+	h.spending()
 	return h
 }
 

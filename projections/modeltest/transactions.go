@@ -100,6 +100,23 @@ func badCursors(t *testing.T, m projections.Model) {
 			}
 		}
 	}
+	kinds := []projections.UsageBy{projections.ByDay, projections.ByProject, projections.ByUser, projections.ByScan}
+	for _, by := range kinds {
+		foreign := []projections.Cursor{seq, place, "x", "e30"}
+		for _, other := range kinds {
+			if other != by {
+				foreign = append(foreign, other.Cursor(projections.UsageSum{Day: "2026-01-02", Project: project(1), User: user(1), Queued: 3}))
+			}
+		}
+		for _, c := range foreign {
+			if _, _, err := m.Usage(ctx, projections.UsageFilter{By: by}, projections.Page{After: c}); !errors.Is(err, projections.ErrBadCursor) {
+				t.Errorf("Usage by %s after %.20q = %v, want ErrBadCursor", by, c, err)
+			}
+		}
+		if err := last(m.Scans(ctx, projections.ScanFilter{}, projections.Page{After: by.Cursor(projections.UsageSum{Queued: 3, Day: "d"})})); !errors.Is(err, projections.ErrBadCursor) {
+			t.Errorf("Scans after a cursor of usage by %s = %v, want ErrBadCursor", by, err)
+		}
+	}
 	if err := last(m.Scans(ctx, projections.ScanFilter{}, projections.Page{After: place})); !errors.Is(err, projections.ErrBadCursor) {
 		t.Errorf("Scans after a finding's cursor = %v, want ErrBadCursor", err)
 	}

@@ -37,7 +37,7 @@ func benchLog(b *testing.B, n int) (*eventstore.Store, int) {
 }
 
 // tables are those with rows that come of the log.
-var tables = []string{"projects", "members", "project_usage", "repositories", "snapshots", "scans", "findings", "triages", "api_keys", "parked"}
+var tables = []string{"projects", "members", "project_usage", "repositories", "snapshots", "scans", "findings", "triages", "api_keys", "parked", "day_usage"}
 
 // copied is a table's rows: as COPY takes them, and as values that have to be encoded first.
 type copied struct {

@@ -168,7 +168,7 @@ func dump(t testing.TB, address string) string {
 	}
 	defer c.Close(t.Context())
 	var out strings.Builder
-	for _, name := range []string{"projects", "members", "project_usage", "repositories", "snapshots", "scans", "findings", "triages", "api_keys", "parked"} {
+	for _, name := range []string{"projects", "members", "project_usage", "repositories", "snapshots", "scans", "findings", "triages", "api_keys", "parked", "day_usage"} {
 		rows, err := c.Query(t.Context(), "SELECT t::text FROM vega."+name+" t ORDER BY 1")
 		if err != nil {
 			t.Fatal(err)

@@ -312,7 +312,7 @@ func (m *Model) Rollup(ctx context.Context, id events.ProjectID) (projections.Ro
 	var out projections.Rollup
 	var s statement
 	s.add("SELECT (SELECT count(*) FROM repositories r WHERE r.project_id = x.id AND NOT r.deleted), (SELECT t.id FROM scans t WHERE t.project_id = x.id ORDER BY t.created_seq DESC LIMIT 1),")
-	s.add("u.requests, u.input_tokens, u.cached_input_tokens, u.output_tokens, u.cost_nano_usd, f.critical, f.high, f.medium, f.low, f.info")
+	s.add("u.requests, u.input_tokens, u.cached_input_tokens, u.output_tokens, u.reasoning_tokens, u.cost_nano_usd, f.critical, f.high, f.medium, f.low, f.info")
 	s.add("FROM (SELECT %s::text AS id) x LEFT JOIN project_usage u ON u.project_id = x.id CROSS JOIN LATERAL (SELECT", string(id))
 	for i, severity := range events.Severities() {
 		comma := ","
@@ -325,7 +325,7 @@ func (m *Model) Rollup(ctx context.Context, id events.ProjectID) (projections.Ro
 	s.add("WHERE r.project_id = x.id AND NOT r.deleted AND coalesce(d.state, 'open') <> '" + string(events.TriageDismissed) + "') f")
 	u, c := &out.Usage, &out.Open
 	return out, m.row(ctx, &s, numberInto[int]{&out.Repositories}, textInto[events.ScanID]{&out.LastScan},
-		numberInto[int64]{&u.Requests}, numberInto[int64]{&u.InputTokens}, numberInto[int64]{&u.CachedInputTokens}, numberInto[int64]{&u.OutputTokens}, numberInto[int64]{&u.CostNanoUSD},
+		numberInto[int64]{&u.Requests}, numberInto[int64]{&u.InputTokens}, numberInto[int64]{&u.CachedInputTokens}, numberInto[int64]{&u.OutputTokens}, numberInto[int64]{&u.ReasoningTokens}, numberInto[int64]{&u.CostNanoUSD},
 		numberInto[int]{&c.Critical}, numberInto[int]{&c.High}, numberInto[int]{&c.Medium}, numberInto[int]{&c.Low}, numberInto[int]{&c.Info})
 }
 

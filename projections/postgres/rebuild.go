@@ -129,7 +129,7 @@ func (d *draft) Compare(ctx context.Context) (iter.Seq2[projections.Difference, 
 	return func(yield func(projections.Difference, error) bool) {
 		defer d.m.hangUp(conn)
 		for _, f := range []func(context.Context, *pgx.Conn, func(projections.Difference) bool) (bool, error){
-			compare(projects), compare(repositories), compare(snapshots), compare(scans), compare(findings), compare(triages), compare(apiKeys), compare(parked), compare(usages),
+			compare(projects), compare(repositories), compare(snapshots), compare(scans), compare(findings), compare(triages), compare(apiKeys), compare(parked), compare(usages), compare(dayUsages),
 		} {
 			more, err := f(ctx, conn, func(x projections.Difference) bool { return yield(x, nil) })
 			if err != nil {

@@ -104,7 +104,14 @@ var (
 			number("input_tokens", func(r *projections.Scan) *int64 { return &r.Usage.InputTokens }),
 			number("cached_input_tokens", func(r *projections.Scan) *int64 { return &r.Usage.CachedInputTokens }),
 			number("output_tokens", func(r *projections.Scan) *int64 { return &r.Usage.OutputTokens }),
+			number("reasoning_tokens", func(r *projections.Scan) *int64 { return &r.Usage.ReasoningTokens }),
 			number("cost_nano_usd", func(r *projections.Scan) *int64 { return &r.Usage.CostNanoUSD }),
+			number("reserved_requests", func(r *projections.Scan) *int64 { return &r.Reserved.Requests }),
+			number("reserved_input_tokens", func(r *projections.Scan) *int64 { return &r.Reserved.InputTokens }),
+			number("reserved_output_tokens", func(r *projections.Scan) *int64 { return &r.Reserved.OutputTokens }),
+			number("reserved_cost_nano_usd", func(r *projections.Scan) *int64 { return &r.Reserved.CostNanoUSD }),
+			text("denied", func(r *projections.Scan) *string { return &r.Denied }),
+			number("usage_seq", func(r *projections.Scan) *events.Seq { return &r.Metered }),
 			failure("failure_attempt", asNumber, func(f *events.ScanFailed) any { return int64(f.Attempt) }),
 			failure("failure_code", asText, func(f *events.ScanFailed) any { return escape(f.Code) }),
 			failure("failure_message", asText, func(f *events.ScanFailed) any { return escape(f.Message) }),
@@ -201,13 +208,34 @@ var (
 			number("input_tokens", func(r *projectUsage) *int64 { return &r.InputTokens }),
 			number("cached_input_tokens", func(r *projectUsage) *int64 { return &r.CachedInputTokens }),
 			number("output_tokens", func(r *projectUsage) *int64 { return &r.OutputTokens }),
+			number("reasoning_tokens", func(r *projectUsage) *int64 { return &r.ReasoningTokens }),
 			number("cost_nano_usd", func(r *projectUsage) *int64 { return &r.CostNanoUSD }),
+		},
+	}
+
+	dayUsages = &table[projections.DayUsage]{
+		name: "day_usage", kind: "day_usage", keys: []string{"day", "scan_id"}, key: func(r *projections.DayUsage) string { return string(r.Day) + "/" + string(r.Scan) },
+		columns: []column[projections.DayUsage]{
+			text("day", func(r *projections.DayUsage) *projections.Day { return &r.Day }),
+			text("scan_id", func(r *projections.DayUsage) *events.ScanID { return &r.Scan }),
+			text("project_id", func(r *projections.DayUsage) *events.ProjectID { return &r.Project }),
+			text("repository_id", func(r *projections.DayUsage) *events.RepositoryID { return &r.Repository }),
+			text("user_id", func(r *projections.DayUsage) *events.UserID { return &r.User }),
+			number("scan_seq", func(r *projections.DayUsage) *events.Seq { return &r.Queued }),
+			number("requests", func(r *projections.DayUsage) *int64 { return &r.Usage.Requests }),
+			number("input_tokens", func(r *projections.DayUsage) *int64 { return &r.Usage.InputTokens }),
+			number("cached_input_tokens", func(r *projections.DayUsage) *int64 { return &r.Usage.CachedInputTokens }),
+			number("output_tokens", func(r *projections.DayUsage) *int64 { return &r.Usage.OutputTokens }),
+			number("reasoning_tokens", func(r *projections.DayUsage) *int64 { return &r.Usage.ReasoningTokens }),
+			number("cost_nano_usd", func(r *projections.DayUsage) *int64 { return &r.Usage.CostNanoUSD }),
+			number("estimated_requests", func(r *projections.DayUsage) *int64 { return &r.Estimated }),
+			number("seq", func(r *projections.DayUsage) *events.Seq { return &r.Seq }),
 		},
 	}
 )
 
 // tableNames are the tables that hold rows.
-var tableNames = []string{"projects", "members", "project_usage", "repositories", "snapshots", "scans", "findings", "triages", "api_keys", "parked"}
+var tableNames = []string{"projects", "members", "project_usage", "repositories", "snapshots", "scans", "findings", "triages", "api_keys", "parked", "day_usage"}
 
 // findingRow is a finding with the sequence at which its scan first recorded it.
 type findingRow struct {
@@ -227,6 +255,7 @@ func (u *projectUsage) add(now, before events.Usage) {
 	u.InputTokens += now.InputTokens - before.InputTokens
 	u.CachedInputTokens += now.CachedInputTokens - before.CachedInputTokens
 	u.OutputTokens += now.OutputTokens - before.OutputTokens
+	u.ReasoningTokens += now.ReasoningTokens - before.ReasoningTokens
 	u.CostNanoUSD += now.CostNanoUSD - before.CostNanoUSD
 }
 

@@ -28,6 +28,7 @@ type memory struct {
 	keys         known[projections.APIKey]
 	parked       known[projections.Parked]
 	usages       known[projectUsage]
+	dayUsages    known[projections.DayUsage]
 }
 
 // known are rows by key; nil is a row that does not exist. What was not asked for lately is forgotten.
@@ -75,6 +76,7 @@ type tx struct {
 	keys         staged[projections.APIKey]
 	parked       staged[projections.Parked]
 	usages       staged[projectUsage]
+	dayUsages    staged[projections.DayUsage]
 }
 
 // staged are the changed rows of one table, in the order of their first change.
@@ -93,7 +95,7 @@ func newTx(ctx context.Context, conn *pgx.Conn, at events.Seq, mem *memory) *tx 
 	return &tx{ctx: ctx, conn: conn, at: at, mem: mem, unfound: map[events.ScanID]bool{},
 		projects: stage(projects, &mem.projects), repositories: stage(repositories, &mem.repositories), snapshots: stage(snapshots, &mem.snapshots),
 		scans: stage(scans, &mem.scans), findings: stage(findings, nil), triages: stage(triages, nil), keys: stage(apiKeys, &mem.keys),
-		parked: stage(parked, &mem.parked), usages: stage(usages, &mem.usages)}
+		parked: stage(parked, &mem.parked), usages: stage(usages, &mem.usages), dayUsages: stage(dayUsages, &mem.dayUsages)}
 }
 
 // get returns a row as it will be after the transaction. key are the columns of its key.
@@ -181,9 +183,9 @@ func (s *staged[R]) isNew(r *R) bool {
 	return is && was == nil
 }
 
-// Prefetch reads what the events will ask for: one round trip, or two when scans end or have findings.
+// Prefetch reads what the events will ask for: one round trip, or two when scans end, spend or have findings.
 func (t *tx) Prefetch(batch []events.Recorded) error {
-	var projectIDs, repositoryIDs, snapshotIDs, scanIDs, keyIDs, names [][]string
+	var projectIDs, repositoryIDs, snapshotIDs, scanIDs, keyIDs, days, names [][]string
 	spent, found := map[events.ScanID]bool{}, map[events.ScanID]bool{}
 	seen := map[events.Aggregate]bool{}
 	for _, e := range batch {
@@ -192,6 +194,9 @@ func (t *tx) Prefetch(batch []events.Recorded) error {
 			snapshotIDs = append(snapshotIDs, []string{e.Aggregate.ID, string(x.Snapshot)})
 		case events.ScanCompleted:
 			spent[events.ScanID(e.Aggregate.ID)] = true
+		case events.UsageRecorded:
+			spent[events.ScanID(e.Aggregate.ID)] = true
+			days = append(days, []string{string(projections.DayOf(e.At)), e.Aggregate.ID})
 		case events.FindingsRecorded:
 			found[events.ScanID(e.Aggregate.ID)] = true
 		default:
@@ -209,11 +214,11 @@ func (t *tx) Prefetch(batch []events.Recorded) error {
 			projectIDs = append(projectIDs, id)
 		case events.RepositoryAggregate:
 			repositoryIDs = append(repositoryIDs, id)
-		case events.ScanAggregate:
+		case events.ScanAggregate, events.UsageAggregate:
 			scanIDs = append(scanIDs, id)
 		case events.APIKeyAggregate:
 			keyIDs = append(keyIDs, id)
-		case events.FindingAggregate, events.SlotsAggregate, events.UsageAggregate:
+		case events.FindingAggregate, events.SlotsAggregate:
 		}
 	}
 	var b pgx.Batch
@@ -222,6 +227,7 @@ func (t *tx) Prefetch(batch []events.Recorded) error {
 	t.snapshots.ask(&b, snapshotIDs)
 	t.scans.ask(&b, scanIDs)
 	t.keys.ask(&b, keyIDs)
+	t.dayUsages.ask(&b, days)
 	if !t.noneParked {
 		t.parked.ask(&b, names)
 	}
@@ -231,7 +237,7 @@ func (t *tx) Prefetch(batch []events.Recorded) error {
 	return t.prefetchOf(spent, found)
 }
 
-// prefetchOf reads what the projects of scans that end have spent so far, and which of the scans that found something have findings already.
+// prefetchOf reads what the projects of scans that end or spend have spent so far, and which of the scans that found something have findings already.
 func (t *tx) prefetchOf(spent, found map[events.ScanID]bool) error {
 	var b pgx.Batch
 	var projectIDs [][]string
@@ -284,6 +290,7 @@ func (t *tx) flush() error {
 		func() error { return flush(t, &b, &t.keys, t.keys.isNew) },
 		func() error { return flush(t, &b, &t.parked, t.parked.isNew) },
 		func() error { return flush(t, &b, &t.usages, t.usages.isNew) },
+		func() error { return flush(t, &b, &t.dayUsages, t.dayUsages.isNew) },
 	} {
 		if err := table(); err != nil {
 			return err
@@ -378,6 +385,7 @@ func (t *tx) remember() {
 	remember(&t.keys)
 	remember(&t.parked)
 	remember(&t.usages)
+	remember(&t.dayUsages)
 }
 
 func remember[R any](s *staged[R]) {
@@ -423,6 +431,11 @@ func (t *tx) PutScan(r projections.Scan) error {
 	t.scans.put(r)
 	return nil
 }
+
+func (t *tx) DayUsage(d projections.Day, id events.ScanID) (projections.DayUsage, bool, error) {
+	return t.dayUsages.get(t, string(d), string(id))
+}
+func (t *tx) PutDayUsage(r projections.DayUsage) error { t.dayUsages.put(r); return nil }
 
 func (t *tx) PutFinding(r projections.Finding) error {
 	row := findingRow{r, r.Created}

@@ -82,6 +82,13 @@ func (f *fold) PutScan(s projections.Scan) error {
 	return nil
 }
 
+// DayUsage and PutDayUsage keep nothing: a scan does not show what it was on which day.
+func (f *fold) DayUsage(projections.Day, events.ScanID) (projections.DayUsage, bool, error) {
+	return projections.DayUsage{}, false, nil
+}
+
+func (f *fold) PutDayUsage(projections.DayUsage) error { return nil }
+
 func (f *fold) PutFinding(projections.Finding) error { return nil }
 
 // settleTime is how long a write waits for the read model before it answers all the same.
