@@ -88,6 +88,16 @@ func (l *loader) deriveSecrets() {
 func (c *Config) ForOneProcess() {
 	c.ServiceRole, c.Dispatch.Mode, c.Worker.RunMode, c.Log.NATSURL = RoleAPI, dispatch.ModeThread, worker.RunLocal, secret.URL{}
 	c.Projections.Backend, c.Files.Backend, c.Auth.Provider = projections.BackendJSON, files.BackendLocal, auth.ProviderCustom
+	c.LLM.ListenAddr = "127.0.0.1:0" // another process may have the configured port
+	if c.LLM.BaseURL != "" {         // that proxy reads another log
+		c.LLM.BaseURL, c.Engine.ModelAccess.ProxyBaseURL, c.Engine.ModelAccess.Missing = "", "", nil
+		if c.LLM.ProviderBaseURL == "" {
+			c.Engine.ModelAccess.Missing = append(c.Engine.ModelAccess.Missing, "VEGA_LLM_PROVIDER_BASE_URL")
+		}
+		if c.LLM.ProviderAPIKey.IsZero() {
+			c.Engine.ModelAccess.Missing = append(c.Engine.ModelAccess.Missing, "VEGA_LLM_PROVIDER_API_KEY")
+		}
+	}
 	own := generated{"VEGA_AUTH_SECRET", "auth", true, func(c *Config) *secret.String { return &c.Auth.Secret }}
 	made := slices.ContainsFunc(c.generate, func(g generated) bool { return g.variable == own.variable })
 	if c.Auth.Secret.IsZero() && !made {

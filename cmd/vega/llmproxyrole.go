@@ -4,12 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
-	stdlog "log"
 	"log/slog"
 	"net"
 	"net/http"
-	"time"
 
 	"vega/config"
 	"vega/events/eventstore"
@@ -29,39 +26,49 @@ func serveLLMProxy(ctx context.Context, cfg config.Config, log *slog.Logger) (er
 	if err := n.joinLog(ctx); err != nil {
 		return err
 	}
-	proxy, err := llmproxy.New(cfg.LLM, n.store, log)
+	metrics := newMetrics()
+	proxy, err := llmproxy.New(cfg.LLM, llmproxy.Parts{Store: n.store, Log: log, Metrics: metrics})
 	if err != nil {
 		return err
 	}
-	l, err := new(net.ListenConfig).Listen(ctx, "tcp", cfg.LLM.ListenAddr)
+	health := api.Health{Version: buildVersion(), Region: string(cfg.Region), Checks: []api.Check{logCheck(n.store)}, Metrics: metrics}
+	life := newLifecycle(ctx)
+	defer life.stop()
+	addr, err := startProxy(ctx, life, cfg.LLM.ListenAddr, proxy, health)
 	if err != nil {
-		return fmt.Errorf("listen on VEGA_LLM_PROXY_LISTEN_ADDR: %w", err)
+		return err
+	}
+	log.Info("ready", "addr", addr, "version", buildVersion())
+	return life.wait(func(context.Context) error { return nil })
+}
+
+// startProxy serves a proxy on a port of its own, with what is left at its root. It returns the address.
+func startProxy(ctx context.Context, life *lifecycle, listen string, proxy *llmproxy.Proxy, root http.Handler) (string, error) {
+	l, err := new(net.ListenConfig).Listen(ctx, "tcp", listen)
+	if err != nil {
+		return "", fmt.Errorf("listen on VEGA_LLM_PROXY_LISTEN_ADDR: %w", err)
 	}
 	mux := http.NewServeMux()
 	mux.Handle("/v1/", proxy)
-	mux.Handle("/", api.Health{Version: buildVersion(), Region: string(cfg.Region), Checks: []api.Check{logCheck(n.store)}, Metrics: newMetrics()})
-	srv := &http.Server{
-		Handler: mux, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 64 << 10, // an answer may take as long as it takes
-		ErrorLog: stdlog.New(io.Discard, "", 0), // broken handshakes and the like are the clients'
+	if root != nil {
+		mux.Handle("/", root)
 	}
-	life := newLifecycle(ctx)
-	defer life.stop()
-	life.serve(func(ctx context.Context) error {
-		stop := context.AfterFunc(ctx, func() {
-			end, cancel := context.WithTimeout(context.WithoutCancel(ctx), apiGrace)
-			defer cancel()
-			if srv.Shutdown(end) != nil {
-				_ = srv.Close() // what still runs is cut off; the agent calls again
-			}
-		})
-		defer stop()
-		if err := srv.Serve(l); !errors.Is(err, http.ErrServerClosed) {
-			return fmt.Errorf("serve the LLM proxy: %w", err)
-		}
+	life.part("watch of the LLM proxy", proxy.Run)
+	life.serve(func(ctx context.Context) error { return proxy.Serve(ctx, l, mux, apiGrace) })
+	return l.Addr().String(), nil
+}
+
+// startOwnProxy serves the proxy inside this process on one machine, where no other is named and a provider is configured.
+func (n *apiNode) startOwnProxy(ctx context.Context, life *lifecycle) error {
+	if !n.cfg.OneMachine() || n.cfg.LLM.BaseURL != "" || len(n.cfg.Engine.ModelAccess.Missing) > 0 {
 		return nil
-	})
-	log.Info("ready", "addr", l.Addr().String(), "version", buildVersion())
-	return life.wait(func(context.Context) error { return nil })
+	}
+	proxy, err := llmproxy.New(n.cfg.LLM, llmproxy.Parts{Store: n.store, Log: n.log, Metrics: n.metrics})
+	if err != nil {
+		return err
+	}
+	n.proxy, err = startProxy(ctx, life, n.cfg.LLM.ListenAddr, proxy, nil)
+	return err
 }
 
 // logCheck says whether the event log answers.

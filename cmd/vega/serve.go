@@ -45,7 +45,7 @@ func serveAPI(ctx context.Context, cfg config.Config, made assembly, log *slog.L
 	if err != nil {
 		return fmt.Errorf("listen on VEGA_LISTEN_ADDR: %w", joinClose(err, n))
 	}
-	return n.run(ctx, l, func() { greet(stdout, log, n.cfg, l.Addr().String()) })
+	return n.run(ctx, l, func() { greet(stdout, log, n.cfg, l.Addr().String(), n.proxy) })
 }
 
 func joinClose(err error, n *apiNode) error {
@@ -56,13 +56,16 @@ func joinClose(err error, n *apiNode) error {
 }
 
 // greet tells a person where things are and what is off.
-func greet(w io.Writer, log *slog.Logger, cfg config.Config, addr string) {
+func greet(w io.Writer, log *slog.Logger, cfg config.Config, addr, proxy string) {
 	log.Info("ready", "addr", addr, "version", buildVersion())
 	fmt.Fprintf(w, "\n%s is ready\n\n  API       http://%s%s\n  API docs  http://%s/docs\n", cfg.API.AppName, addr, cfg.API.Prefix, addr)
 	if cfg.Auth.Provider == auth.ProviderCognito {
 		fmt.Fprintf(w, "  Login     at %s, for tokens of the app client %s\n", cmp.Or(cfg.Auth.Cognito.SignInURL, cfg.Auth.Cognito.Issuer), cfg.Auth.Cognito.AppClientID)
 	} else {
 		fmt.Fprintf(w, "  Login     %s, password %s\n", cfg.Auth.DebugEmail, passwordHint(cfg))
+	}
+	if proxy != "" {
+		fmt.Fprintf(w, "  LLM proxy http://%s/v1\n", proxy)
 	}
 	fmt.Fprintf(w, "  Data      %s\n", whereData(cfg))
 	if cfg.Dispatch.Mode != dispatch.ModeThread {

@@ -13,6 +13,8 @@ import (
 	"sync"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
+
 	"vega/config"
 	"vega/events"
 	"vega/projections"
@@ -38,12 +40,14 @@ type apiNode struct {
 	api     *api.Server
 	limiter *auth.Limiter
 	from    events.Seq // before the oldest scan that is not over
+	metrics *prometheus.Registry
+	proxy   string // where the LLM proxy inside this process listens; empty when there is none
 }
 
 // openAPINode takes the data folder and opens every part, oldest first; nothing runs yet. A failure closes what was opened. waits, unless nil, is called when a part is away and
 // waited for, perhaps more than once.
 func openAPINode(ctx context.Context, cfg config.Config, made assembly, log *slog.Logger, waits func(context.Context)) (n *apiNode, err error) {
-	n = &apiNode{node: node{cfg: cfg, log: log, made: made, waits: waits}}
+	n = &apiNode{node: node{cfg: cfg, log: log, made: made, waits: waits}, metrics: newMetrics()}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, n.close())
@@ -123,6 +127,9 @@ func (n *apiNode) run(ctx context.Context, l net.Listener, ready func()) (err er
 			return nil // asked to stop before it was ready
 		}
 		return cmp.Or(context.Cause(life.base), err)
+	}
+	if err := n.startOwnProxy(ctx, life); err != nil {
+		return err
 	}
 	leave := func(context.Context) error { return nil }
 	if n.cfg.Dispatch.Mode == dispatch.ModeThread {
@@ -222,7 +229,7 @@ func (n *apiNode) openAPI(signIn api.Auth) (err error) {
 		Limits:      limits(n.cfg),
 		Checks:      append([]api.Check{n.disk()}, n.checks...),
 		Log:         n.log,
-		Metrics:     newMetrics(),
+		Metrics:     n.metrics,
 		Version:     buildVersion(),
 	})
 	return err
@@ -265,6 +272,9 @@ func limits(cfg config.Config) []api.Limit {
 		{Name: "VEGA_SCAN_TIMEOUT_SECONDS", Value: int64(cfg.Worker.ScanTimeout.Seconds())},
 		{Name: "VEGA_SCAN_MAX_ATTEMPTS", Value: cfg.Worker.MaxAttempts},
 		{Name: "VEGA_WORKER_SLOTS", Value: cfg.Worker.Slots},
+		{Name: "VEGA_LLM_PROXY_MAX_REQUESTS_PER_SCAN", Value: cfg.LLM.MaxRequestsPerScan},
+		{Name: "VEGA_LLM_PROXY_MAX_TOKENS_PER_SCAN", Value: cfg.LLM.MaxTokensPerScan},
+		{Name: "VEGA_LLM_PROXY_MAX_COST_USD_PER_SCAN", Value: cfg.LLM.MaxCostPerScan},
 		{Name: "VEGA_RATE_LIMIT_USER_PER_MINUTE", Value: cfg.Auth.RateLimits.UserPerMinute},
 		{Name: "VEGA_RATE_LIMIT_API_KEY_PER_MINUTE", Value: cfg.Auth.RateLimits.APIKeyPerMinute},
 	}

@@ -57,3 +57,19 @@ type Config struct {
 	// TotalTimeout ends a call.
 	TotalTimeout time.Duration `env:"VEGA_LLM_PROXY_CALL_TIMEOUT_SECONDS, default=1800" unit:"seconds" min:"1" doc:"How long one call may take in all. What a crashed proxy had reserved is charged after as long."`
 }
+
+// withDefaults is what a Config that nobody read from an environment means: tests'.
+func (c Config) withDefaults() Config {
+	for _, d := range []struct {
+		field *int64
+		value int64
+	}{{&c.MaxRequestBytes, 32 << 20}, {&c.MaxOutputTokens, 32768}, {(*int64)(&c.IdleTimeout), int64(5 * time.Minute)}, {(*int64)(&c.TotalTimeout), int64(30 * time.Minute)}} {
+		if *d.field <= 0 {
+			*d.field = d.value
+		}
+	}
+	if c.MaxInFlightPerScan <= 0 {
+		c.MaxInFlightPerScan = 16
+	}
+	return c
+}

@@ -1,201 +1,243 @@
-// Package llmproxy stands between the agent and the provider: the agent shows a token that names one attempt of one scan, the proxy looks in the log whether
-// that attempt still runs, and forwards the call with the provider's key, which no runner ever has.
-//
-// What it forwards is a short list of paths, with a short list of headers both ways, to one address, without following redirects and without holding back a
-// byte of the answer. Everything else is refused before it leaves. What is refused for good is an HTTP 400 in the provider's own shape, because that is the
-// one answer whose sentence the agent shows and after which it does not try again.
-//
-// A proxy keeps nothing: any number of them may run, and one that dies cuts the calls that go through it, which the agent repeats.
 package llmproxy
 
 import (
-	"cmp"
 	"context"
-	"encoding/json"
+	"crypto/rand"
 	"errors"
-	"fmt"
 	"log/slog"
 	"net/http"
-	"net/http/httputil"
-	"net/url"
 	"strings"
+	"sync"
 	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
 
 	"vega/events"
 	"vega/events/eventstore"
-	"vega/services/scan"
+	"vega/services/llmproxy/price"
+	"vega/services/llmproxy/wire"
 )
 
 // surface is every call that is forwarded, by method and path below /v1.
-var surface = map[string]bool{
-	"POST /responses":         true,
-	"POST /responses/compact": true,
-	"POST /chat/completions":  true,
-	"POST /embeddings":        true,
-	"GET /models":             true,
+var surface = map[string]wire.Endpoint{
+	"POST /responses":         wire.Responses,
+	"POST /responses/compact": wire.Compact,
+	"POST /chat/completions":  wire.ChatCompletions,
+	"POST /embeddings":        wire.Embeddings,
+	"GET /models":             wire.Models,
 }
 
 // Headers that go through; all others stay where they are.
 var (
 	toProvider = []string{"Accept", "Content-Type", "Openai-Beta", "User-Agent", "Traceparent"}
-	toAgent    = []string{"Content-Type", "Retry-After", "Openai-Processing-Ms", "X-Request-Id"}
+	toAgent    = []string{"Content-Type", "Content-Encoding", "Retry-After", "Openai-Processing-Ms", "X-Request-Id"}
 )
 
-const maxBody = 32 << 20 // bytes of a request
-
-// Proxy is an http.Handler for the agent. Make it with New.
-type Proxy struct {
-	store   *eventstore.Store
-	tokens  Tokens
-	forward http.Handler
-	log     *slog.Logger
+// Parts are what a proxy works with. Metrics may be nil, Now too.
+type Parts struct {
+	Store   *eventstore.Store
+	Log     *slog.Logger
+	Metrics prometheus.Registerer
+	Now     func() time.Time
 }
 
-// New returns a proxy for the scans of a log. Its errors name the setting that is missing or cannot be used. A limit of spending is such a setting: this
-// proxy counts nothing, and a limit that is not held must not look as if it were.
-func New(c Config, store *eventstore.Store, log *slog.Logger) (*Proxy, error) {
-	if c.MaxRequestsPerScan > 0 || c.MaxTokensPerScan > 0 || c.MaxCostPerScan > 0 {
-		return nil, errors.New("this build's LLM proxy holds no limits of spending: unset VEGA_LLM_PROXY_MAX_REQUESTS_PER_SCAN, VEGA_LLM_PROXY_MAX_TOKENS_PER_SCAN and VEGA_LLM_PROXY_MAX_COST_USD_PER_SCAN")
+// Proxy is an http.Handler for the agent. Make it with New, keep Run running beside it, and Close it when its server has stopped.
+type Proxy struct {
+	cfg      Config
+	caps     Caps
+	store    *eventstore.Store
+	tokens   Tokens
+	prices   *price.Table
+	provider *provider
+	watch    *watch
+	metrics  *metrics
+	log      *slog.Logger
+	now      func() time.Time
+	name     string // this process, in the cause of its events
+
+	calls   sync.WaitGroup // handlers that run
+	writers sync.WaitGroup // accounts that write
+	closing chan struct{}  // closed when writers should give up
+
+	mu       sync.Mutex // guards what follows, never held over I/O
+	accounts map[events.ScanID]*account
+	closed   bool
+	alarmed  time.Time // when the operator was last told
+}
+
+// New returns a proxy for the scans of a log. Its errors name the setting that is missing or cannot be used. A cap on money needs prices, so prices are read here and
+// never again.
+func New(c Config, parts Parts) (*Proxy, error) {
+	p := &Proxy{cfg: c.withDefaults(), store: parts.Store, log: parts.Log, now: parts.Now, name: "llm proxy " + strings.ToLower(rand.Text()[:8]), watch: newWatch(parts.Store),
+		caps:    Caps{Requests: c.MaxRequestsPerScan, Tokens: c.MaxTokensPerScan, Cost: c.MaxCostPerScan},
+		closing: make(chan struct{}), accounts: map[events.ScanID]*account{}}
+	if p.now == nil {
+		p.now = time.Now
 	}
-	if c.ProviderBaseURL == "" || c.ProviderAPIKey.IsZero() {
-		return nil, errors.New("the LLM proxy needs VEGA_LLM_PROVIDER_BASE_URL and VEGA_LLM_PROVIDER_API_KEY")
-	}
-	base, err := url.Parse(c.ProviderBaseURL)
-	if err != nil || base.Host == "" {
-		return nil, errors.New("VEGA_LLM_PROVIDER_BASE_URL is no URL")
-	}
-	tokens, err := NewTokens(c.AuthSecret)
-	if err != nil {
+	var err error
+	if p.provider, err = newProvider(c); err != nil {
 		return nil, err
 	}
-	p := &Proxy{store: store, tokens: tokens, log: log}
-	key := c.ProviderAPIKey
-	p.forward = &httputil.ReverseProxy{
-		Rewrite: func(r *httputil.ProxyRequest) {
-			r.Out.URL.Scheme, r.Out.URL.Host, r.Out.Host = base.Scheme, base.Host, base.Host
-			r.Out.URL.Path, r.Out.URL.RawPath, r.Out.URL.RawQuery = strings.TrimRight(base.Path, "/")+strings.TrimPrefix(r.In.URL.Path, "/v1"), "", ""
-			r.Out.Header = keep(r.In.Header, toProvider)
-			r.Out.Header.Set("Authorization", "Bearer "+key.Reveal())
-		},
-		ModifyResponse: func(r *http.Response) error {
-			if r.StatusCode >= 300 && r.StatusCode < 400 {
-				return errors.New("the provider answered with a redirect")
-			}
-			if r.StatusCode == http.StatusUnauthorized || r.StatusCode == http.StatusForbidden {
-				log.Error("the provider refused its key", "status", r.StatusCode)
-				return errKeyRefused
-			}
-			r.Header = keep(r.Header, toAgent)
-			return nil
-		},
-		ErrorHandler: func(w http.ResponseWriter, r *http.Request, err error) {
-			if errors.Is(err, errKeyRefused) {
-				refuse(w, http.StatusBadRequest, "vega_provider_refused", "the provider does not accept this installation's key; its operator was told")
-				return
-			}
-			if r.Context().Err() != nil {
-				return // the agent went away
-			}
-			log.Warn("call not forwarded", "err", err)
-			w.Header().Set("Retry-After", "2")
-			refuse(w, http.StatusServiceUnavailable, "vega_provider_unavailable", "the provider does not answer")
-		},
-		FlushInterval: -1,
-		Transport: &http.Transport{
-			Proxy: http.ProxyFromEnvironment, MaxIdleConnsPerHost: 64, DisableCompression: true, ForceAttemptHTTP2: true,
-			TLSHandshakeTimeout: 10 * time.Second, IdleConnTimeout: 90 * time.Second, ResponseHeaderTimeout: 10 * time.Minute,
-		},
+	if p.tokens, err = NewTokens(c.AuthSecret, c.PreviousAuthSecrets); err != nil {
+		return nil, err
 	}
-	return p, nil
-}
-
-var errKeyRefused = errors.New("the provider refused the key")
-
-func keep(from http.Header, names []string) http.Header {
-	out := http.Header{}
-	for _, n := range names {
-		if v := from.Values(n); len(v) > 0 {
-			out[http.CanonicalHeaderKey(n)] = v
+	p.prices = price.Default()
+	if c.PricesFile != "" {
+		if p.prices, err = price.Load(c.PricesFile); err != nil {
+			return nil, err
 		}
 	}
-	return out
+	p.metrics, err = newMetrics(parts.Metrics)
+	return p, err
 }
+
+// Tokens signs what this proxy verifies.
+func (p *Proxy) Tokens() Tokens { return p.tokens }
 
 // ServeHTTP answers one call. It may be called concurrently.
 func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	path, ok := strings.CutPrefix(r.URL.Path, "/v1")
-	if !ok || !surface[r.Method+" "+path] {
-		if ok && r.Header.Get("Upgrade") != "" && surface["POST "+path] {
-			refuse(w, http.StatusUpgradeRequired, "vega_no_websocket", "this proxy speaks HTTP alone")
-			return
-		}
-		refuse(w, http.StatusNotFound, "vega_not_found", "this proxy forwards no such call")
-		return
-	}
-	if err := p.admit(r.Context(), r.Header.Get("Authorization")); err != nil {
-		p.answer(w, err)
-		return
-	}
-	r.Body = http.MaxBytesReader(w, r.Body, maxBody)
-	p.forward.ServeHTTP(w, r)
-}
-
-// refusal ends a call for good.
-type refusal struct{ code, message string }
-
-func (r *refusal) Error() string { return r.message }
-
-// admit lets the calls of an attempt through that runs now. It returns ErrBadToken, a *refusal, or ErrUnavailable of the log.
-func (p *Proxy) admit(ctx context.Context, authorization string) error {
-	scheme, token, _ := strings.Cut(authorization, " ")
-	if !strings.EqualFold(scheme, "bearer") || len(token) > 4<<10 {
-		return ErrBadToken
-	}
-	g, err := p.tokens.Verify(token, time.Now())
-	if err != nil {
-		return err
-	}
-	if home, ok := events.HomeOf(string(g.Scan)); !ok || home != p.store.Region() {
-		return &refusal{"vega_scan_ended", "the scan is not one of this region"}
-	}
-	past, _, err := p.store.Load(ctx, events.ScanOf(p.store.Region(), g.Scan), events.Head{})
-	if err != nil {
-		return err
-	}
-	var s scan.Scan
-	for _, e := range past {
-		s = s.Evolve(e)
-	}
+	e, known := surface[r.Method+" "+path]
 	switch {
-	case s.Status.Terminal() || s.Status == scan.None:
-		return &refusal{"vega_scan_ended", fmt.Sprintf("the scan has ended (%s)", cmp.Or(s.Status, "unknown"))}
-	case s.Status == scan.Cancelling:
-		return &refusal{"vega_scan_cancelled", "the scan is being cancelled"}
-	case s.Generation != g.Generation || s.Attempt != g.Attempt || s.Status == scan.Queued:
-		return &refusal{"vega_attempt_superseded", "the scan was given to another worker"}
-	}
-	return nil
-}
-
-func (p *Proxy) answer(w http.ResponseWriter, err error) {
-	if no, ok := errors.AsType[*refusal](err); ok {
-		refuse(w, http.StatusBadRequest, no.code, no.message)
+	case ok && r.Header.Get("Upgrade") != "" && surface["POST "+path] != "":
+		answer(w, &refusal{status: http.StatusUpgradeRequired, code: "vega_no_websocket", message: "this proxy speaks HTTP alone"})
+		return
+	case !ok || !known:
+		answer(w, &refusal{status: http.StatusNotFound, code: "vega_not_found", message: "this proxy forwards no such call"})
 		return
 	}
-	if errors.Is(err, ErrBadToken) {
-		refuse(w, http.StatusBadRequest, "vega_bad_token", ErrBadToken.Error())
+	grant, err := p.verify(r.Header.Get("Authorization"))
+	if err != nil {
+		p.metrics.refused(e, "vega_bad_token")
+		answer(w, refusalOf(err))
 		return
 	}
-	p.log.Warn("call not admitted", "err", err)
-	w.Header().Set("Retry-After", "2")
-	refuse(w, http.StatusServiceUnavailable, "vega_unavailable", "the event log does not answer")
+	a, err := p.hold(grant.Scan)
+	if err != nil {
+		answer(w, refusalOf(err))
+		return
+	}
+	defer p.drop(a)
+	newCall(p, a, grant, e, w, r).serve()
 }
 
-// refuse answers in the shape of the provider's errors.
-func refuse(w http.ResponseWriter, status int, code, message string) {
-	w.Header().Set("Content-Type", "application/json")
-	w.WriteHeader(status)
-	_ = json.NewEncoder(w).Encode(map[string]any{"error": map[string]any{ // an agent that is gone reads nothing
-		"message": message, "type": "invalid_request_error", "code": code, "param": nil,
-	}})
+func (p *Proxy) verify(authorization string) (Grant, error) {
+	scheme, token, _ := strings.Cut(authorization, " ")
+	if !strings.EqualFold(scheme, "bearer") {
+		return Grant{}, ErrBadToken
+	}
+	return p.tokens.Verify(token, p.now())
+}
+
+// Close cuts the calls that still run and waits until what they spent is recorded, or ctx ends. The http server that the proxy serves must take no new ones by then.
+func (p *Proxy) Close(ctx context.Context) error {
+	p.mu.Lock()
+	p.closed = true
+	p.mu.Unlock()
+	for _, a := range p.busy() {
+		a.mu.Lock()
+		for c := range a.live {
+			c.cancel(errClosing)
+		}
+		a.mu.Unlock()
+	}
+	done := make(chan struct{})
+	go func() {
+		p.calls.Wait()
+		p.writers.Wait()
+		close(done)
+	}()
+	select {
+	case <-done:
+		return nil
+	case <-ctx.Done():
+		close(p.closing)
+		<-done
+		return ctx.Err()
+	}
+}
+
+var errClosing = errors.New("the proxy is stopping")
+
+// hold finds or opens a scan's account and keeps it until drop.
+func (p *Proxy) hold(id events.ScanID) (*account, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.closed {
+		return nil, errClosing
+	}
+	a := p.accounts[id]
+	if a == nil {
+		a = &account{p: p, id: id, slot: make(chan struct{}, p.cfg.MaxInFlightPerScan), live: map[*call]struct{}{}}
+		p.accounts[id] = a
+	}
+	a.users++
+	p.calls.Add(1)
+	return a, nil
+}
+
+func (p *Proxy) drop(a *account) {
+	p.mu.Lock()
+	a.users--
+	p.mu.Unlock()
+	p.forget(a)
+	p.calls.Done()
+}
+
+// forget closes an account that nobody holds and that has nothing to write.
+func (p *Proxy) forget(a *account) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.users == 0 && !a.writing && p.accounts[a.id] == a {
+		delete(p.accounts, a.id)
+	}
+}
+
+// busy are the accounts that are open.
+func (p *Proxy) busy() []*account {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	out := make([]*account, 0, len(p.accounts))
+	for _, a := range p.accounts {
+		out = append(out, a)
+	}
+	return out
+}
+
+func (p *Proxy) accountOf(id events.ScanID) *account {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.accounts[id]
+}
+
+// alarm tells the operator what only an operator can mend, in the log at most once a minute.
+func (p *Proxy) alarm(what string) {
+	p.metrics.alarm.Set(1)
+	p.mu.Lock()
+	tell := p.now().Sub(p.alarmed) > time.Minute
+	if tell {
+		p.alarmed = p.now()
+	}
+	p.mu.Unlock()
+	if tell {
+		p.log.Error("provider needs an operator", "problem", what)
+	}
+}
+
+// allowed says whether a token may use a model.
+func (p *Proxy) allowed(g Grant) func(model string) bool {
+	return func(model string) bool { return matches(p.cfg.AllowedModels, model) && matches(g.Models, model) }
+}
+
+// matches says whether a name is in a list whose entries may end in *. An empty list has every name.
+func matches(list []string, name string) bool {
+	for _, want := range list {
+		prefix, wild := strings.CutSuffix(want, "*")
+		if name == want || wild && strings.HasPrefix(name, prefix) {
+			return true
+		}
+	}
+	return len(list) == 0
 }

@@ -25,9 +25,11 @@ import (
 type bench struct {
 	t      *testing.T
 	store  *eventstore.Store
+	cfg    Config
+	proxy  *Proxy
 	tokens Tokens
 	url    string
-	logs   *bytes.Buffer
+	logs   *lines
 
 	mu      sync.Mutex
 	got     []*http.Request
@@ -37,9 +39,12 @@ type bench struct {
 
 const providerKey = "sk-provider-key-that-nobody-sees"
 
-func start(t *testing.T) *bench {
+func start(t *testing.T) *bench { return startWith(t, func(*Config) {}) }
+
+// startWith is start with another configuration.
+func startWith(t *testing.T, change func(*Config)) *bench {
 	t.Helper()
-	b := &bench{t: t, store: natstest.Open(t), logs: &bytes.Buffer{}}
+	b := &bench{t: t, store: natstest.Open(t), logs: &lines{}}
 	b.respond = func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Type", "application/json")
 		w.Header().Set("Set-Cookie", "provider=1")
@@ -55,15 +60,56 @@ func start(t *testing.T) *bench {
 	}))
 	t.Cleanup(provider.Close)
 	cfg := Config{AuthSecret: secret.New("a secret of tokens"), ProviderBaseURL: provider.URL + "/api/v9/", ProviderAPIKey: secret.New(providerKey)}
-	p, err := New(cfg, b.store, slog.New(slog.NewTextHandler(b.logs, nil)))
-	if err != nil {
-		t.Fatal(err)
-	}
-	b.tokens = p.tokens
-	front := httptest.NewServer(p)
-	t.Cleanup(front.Close)
-	b.url = front.URL
+	change(&cfg)
+	b.cfg = cfg
+	b.proxy, b.url = b.replica()
+	b.tokens = b.proxy.Tokens()
 	return b
+}
+
+// replica starts one more proxy on the same log.
+func (b *bench) replica() (*Proxy, string) {
+	b.t.Helper()
+	p, err := New(b.cfg, Parts{Store: b.store, Log: slog.New(slog.NewTextHandler(b.logs, &slog.HandlerOptions{Level: slog.LevelDebug}))})
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	ctx, stop := context.WithCancel(context.Background())
+	var watching sync.WaitGroup
+	watching.Go(func() {
+		if err := p.Run(ctx); err != nil {
+			b.t.Errorf("Run = %v", err)
+		}
+	})
+	front := httptest.NewServer(p)
+	b.t.Cleanup(func() {
+		front.CloseClientConnections()
+		front.Close()
+		stop()
+		watching.Wait()
+		if err := p.Close(context.Background()); err != nil {
+			b.t.Errorf("Close = %v", err)
+		}
+	})
+	return p, front.URL
+}
+
+// lines is a log that a test reads while it is written.
+type lines struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (l *lines) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.Write(p)
+}
+
+func (l *lines) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.String()
 }
 
 // attempt is a scan that runs.
@@ -71,7 +117,7 @@ func (b *bench) attempt(id events.ScanID) Grant {
 	b.t.Helper()
 	b.do(id, scan.Queue{Request: events.ScanQueued{Project: "proj_test_p", Repository: "repo_test_r", Snapshot: "sha256:s", User: "user_u", Priority: events.Normal, MaxAttempts: 2}})
 	made := b.do(id, scan.Claim{Worker: "work_test_w", Host: "h"})
-	g := Grant{id, 1, made[0].Seq}
+	g := Grant{Scan: id, Attempt: 1, Generation: made[0].Seq}
 	b.do(id, scan.Start{Generation: g.Generation, Engine: "e"})
 	return g
 }
@@ -135,12 +181,12 @@ func TestACallIsForwardedWithTheProvidersKeyAlone(t *testing.T) {
 	t.Parallel()
 	b := start(t)
 	token := b.token(b.attempt("scan_test_a"))
-	res, body := b.call("POST", "/v1/responses", token, `{"model":"m"}`, "Content-Type", "application/json", "Cookie", "a=1", "X-Forwarded-For", "1.2.3.4", "Session-Id", "s")
+	res, body := b.call("POST", "/v1/responses", token, `{"model":"m","store":false}`, "Content-Type", "application/json", "Cookie", "a=1", "X-Forwarded-For", "1.2.3.4", "Session-Id", "s")
 	if res.StatusCode != 200 || body != `{"ok":true}` || res.Header.Get("Set-Cookie") != "" {
 		t.Errorf("answered %d %s with %v", res.StatusCode, body, res.Header)
 	}
 	got := b.got[0]
-	if got.URL.Path != "/api/v9/responses" || got.Header.Get("Authorization") != "Bearer "+providerKey || b.bodies[0] != `{"model":"m"}` {
+	if got.URL.Path != "/api/v9/responses" || got.Header.Get("Authorization") != "Bearer "+providerKey || b.bodies[0] != `{"max_output_tokens":32768,"model":"m","store":false}` {
 		t.Errorf("the provider got %s with %v and %s", got.URL, got.Header, b.bodies[0])
 	}
 	for _, name := range []string{"Cookie", "X-Forwarded-For", "Session-Id"} {
@@ -175,7 +221,7 @@ func TestATokenIsGoodForItsRunningAttemptAlone(t *testing.T) {
 	t.Parallel()
 	b := start(t)
 	g := b.attempt("scan_test_a")
-	elsewhere, err := NewTokens(secret.New("another secret"))
+	elsewhere, err := NewTokens(secret.New("another secret"), secret.String{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -188,7 +234,7 @@ func TestATokenIsGoodForItsRunningAttemptAlone(t *testing.T) {
 		t.Fatal(err)
 	}
 	for name, token := range map[string]string{"none": "", "nonsense": "x.y.z", "another proxy's": foreign.Reveal(), "expired": old.Reveal(), "unsigned": "eyJhbGciOiJub25lIn0.eyJzdWIiOiJzY2FuX3Rlc3RfYSJ9."} {
-		res, body := b.call("POST", "/v1/responses", token, "{}")
+		res, body := b.call("POST", "/v1/responses", token, asked)
 		t.Log(name)
 		b.refused(res, body, 400, "vega_bad_token")
 	}
@@ -196,21 +242,21 @@ func TestATokenIsGoodForItsRunningAttemptAlone(t *testing.T) {
 		g    Grant
 		code string
 	}{
-		{Grant{"scan_test_a", 1, g.Generation + 1}, "vega_attempt_superseded"}, {Grant{"scan_test_a", 2, g.Generation}, "vega_attempt_superseded"},
-		{Grant{"scan_test_none", 1, 5}, "vega_scan_ended"}, {Grant{"scan_else_a", 1, 5}, "vega_scan_ended"},
+		{Grant{Scan: "scan_test_a", Attempt: 1, Generation: g.Generation + 1}, "vega_attempt_superseded"}, {Grant{Scan: "scan_test_a", Attempt: 2, Generation: g.Generation}, "vega_attempt_superseded"},
+		{Grant{Scan: "scan_test_none", Attempt: 1, Generation: 5}, "vega_scan_ended"}, {Grant{Scan: "scan_else_a", Attempt: 1, Generation: 5}, "vega_scan_ended"},
 	} {
-		res, body := b.call("POST", "/v1/responses", b.token(c.g), "{}")
+		res, body := b.call("POST", "/v1/responses", b.token(c.g), asked)
 		b.refused(res, body, 400, c.code)
 	}
 	token := b.token(g)
-	if res, body := b.call("POST", "/v1/responses", token, "{}"); res.StatusCode != 200 {
+	if res, body := b.call("POST", "/v1/responses", token, asked); res.StatusCode != 200 {
 		t.Errorf("the running attempt is answered %d %s", res.StatusCode, body)
 	}
 	b.do("scan_test_a", scan.RequestCancel{Reason: "r"})
-	res, body := b.call("POST", "/v1/responses", token, "{}")
+	res, body := b.call("POST", "/v1/responses", token, asked)
 	b.refused(res, body, 400, "vega_scan_cancelled")
 	b.do("scan_test_a", scan.ConfirmCancel{Generation: g.Generation})
-	res, body = b.call("POST", "/v1/responses", token, "{}")
+	res, body = b.call("POST", "/v1/responses", token, asked)
 	b.refused(res, body, 400, "vega_scan_ended")
 	if len(b.got) != 1 {
 		t.Errorf("%d calls reached the provider, want 1", len(b.got))
@@ -232,7 +278,7 @@ func TestAStreamIsNotHeldBack(t *testing.T) {
 		case <-r.Context().Done():
 		}
 	}
-	r, err := http.NewRequestWithContext(t.Context(), "POST", b.url+"/v1/responses", strings.NewReader("{}"))
+	r, err := http.NewRequestWithContext(t.Context(), "POST", b.url+"/v1/responses", strings.NewReader(asked))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -252,45 +298,21 @@ func TestAStreamIsNotHeldBack(t *testing.T) {
 	}
 }
 
-func TestWhatTheProviderAnswersWrongly(t *testing.T) {
-	t.Parallel()
-	b := start(t)
-	token := b.token(b.attempt("scan_test_a"))
-	answer := func(status int, header ...string) {
-		b.mu.Lock()
-		defer b.mu.Unlock()
-		b.respond = func(w http.ResponseWriter, _ *http.Request) {
-			for i := 0; i+1 < len(header); i += 2 {
-				w.Header().Set(header[i], header[i+1])
-			}
-			w.WriteHeader(status)
-		}
-	}
-	answer(401)
-	res, body := b.call("POST", "/v1/responses", token, "{}")
-	b.refused(res, body, 400, "vega_provider_refused")
-	answer(302, "Location", "http://127.0.0.1:1/")
-	res, body = b.call("POST", "/v1/responses", token, "{}")
-	b.refused(res, body, 503, "vega_provider_unavailable")
-	answer(429, "Retry-After", "7")
-	if res, _ = b.call("POST", "/v1/responses", token, "{}"); res.StatusCode != 429 || res.Header.Get("Retry-After") != "7" {
-		t.Errorf("a full provider is answered %d with %v", res.StatusCode, res.Header)
-	}
-}
+// asked is a request of the agent.
+const asked = `{"model":"m","input":"hello","stream":true}`
 
-func TestLimitsThatAreNotHeldAreRefused(t *testing.T) {
+func TestASettingThatCannotBeUsedIsNamed(t *testing.T) {
 	t.Parallel()
 	good := Config{AuthSecret: secret.New("a secret of tokens"), ProviderBaseURL: "http://127.0.0.1:1/v1", ProviderAPIKey: secret.New("k")}
 	for want, change := range map[string]func(*Config){
-		"VEGA_LLM_PROXY_MAX_REQUESTS_PER_SCAN": func(c *Config) { c.MaxRequestsPerScan = 1 },
-		"VEGA_LLM_PROXY_MAX_COST_USD_PER_SCAN": func(c *Config) { c.MaxCostPerScan = 1 },
 		"VEGA_LLM_PROVIDER_API_KEY":            func(c *Config) { c.ProviderAPIKey = secret.String{} },
 		"VEGA_LLM_PROVIDER_BASE_URL":           func(c *Config) { c.ProviderBaseURL = "" },
 		"VEGA_LLM_PROXY_AUTH_SECRET":           func(c *Config) { c.AuthSecret = secret.New("short") },
+		"VEGA_LLM_PROXY_PREVIOUS_AUTH_SECRETS": func(c *Config) { c.PreviousAuthSecrets = secret.New("long enough, short") },
 	} {
 		c := good
 		change(&c)
-		if _, err := New(c, nil, slog.New(slog.DiscardHandler)); err == nil || !strings.Contains(err.Error(), want) {
+		if _, err := New(c, Parts{Log: slog.New(slog.DiscardHandler)}); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("New = %v, want an error that names %s", err, want)
 		}
 	}

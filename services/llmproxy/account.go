@@ -1,0 +1,212 @@
+package llmproxy
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"vega/events"
+	"vega/events/eventstore"
+)
+
+// account writes what one scan spends to the log. Whoever waits while an event is on its way shares the next one, so a busy scan costs one append for many
+// calls. It is safe for concurrent use.
+type account struct {
+	p    *Proxy
+	id   events.ScanID
+	slot chan struct{} // a place for each call that may be on its way
+
+	mu      sync.Mutex // guards what follows, never held over I/O
+	users   int        // calls that hold the account; the proxy forgets it at zero
+	queued  int        // calls that wait for a place
+	live    map[*call]struct{}
+	waiting []*step // for the next event
+	writing bool    // a goroutine writes events until nothing waits
+
+	// The writing goroutine's, between two events nobody's.
+	known bool
+	last  events.UsageRecorded // the newest event, as far as is known
+	head  events.Head
+}
+
+// step is one change of an account that waits to be recorded.
+type step struct {
+	apply func(l *ledger, s *step) // decides; it is called again when the log has moved on
+	deny  *denial                  // set by apply
+	limit int64                    // set by apply: the output limit
+	err   error                    // the log did not take it
+	done  chan struct{}            // closed once it is decided and stored, or failed
+	must  bool                     // it is tried until it is stored: the end of a call
+}
+
+// maxSteps bounds one event; a step takes up to about a kilobyte.
+const maxSteps = 200
+
+// errNoLog is what a call is told when its reservation could not be stored.
+var errNoLog = errors.New("the event log does not answer")
+
+// reserve admits a call under the caps. It returns the output limit that the call must be sent with, or a *denial's refusal, or an error of the log, after which
+// nothing stays reserved.
+func (a *account) reserve(ctx context.Context, k ask) (int64, *denial, error) {
+	s := &step{done: make(chan struct{}), apply: func(l *ledger, s *step) { s.limit, s.deny = l.reserve(a.p.caps, k) }}
+	a.enqueue(s)
+	select {
+	case <-s.done:
+	case <-ctx.Done(): // whatever becomes of it, nobody will use it
+		a.release(k.id, false, "the agent went away")
+		return 0, nil, ctx.Err()
+	}
+	if s.err != nil {
+		a.release(k.id, false, "the log did not answer") // it may have been stored all the same
+		return 0, nil, s.err
+	}
+	return s.limit, s.deny, nil
+}
+
+// settle records what a call cost, soon; nil is what the provider did not say. The first end of a call counts.
+func (a *account) settle(id string, spent *events.Usage, tier, reason string) {
+	a.enqueue(&step{must: true, done: make(chan struct{}), apply: func(l *ledger, _ *step) { l.settle(id, spent, tier, reason) }})
+}
+
+// release records that a call cost nothing, soon; sent says that it reached the provider, which counts as a request.
+func (a *account) release(id string, sent bool, reason string) {
+	a.enqueue(&step{must: true, done: make(chan struct{}), apply: func(l *ledger, _ *step) { l.release(id, sent, reason) }})
+}
+
+func (a *account) enqueue(s *step) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.waiting = append(a.waiting, s)
+	if !a.writing {
+		a.writing = true
+		a.p.writers.Go(a.write)
+	}
+}
+
+// write records what waits, and what comes meanwhile. Steps that must be stored stay until they are, or until the process ends; then their reservations are
+// charged in full by whoever finds them.
+func (a *account) write() {
+	pause := 10 * time.Millisecond
+	for {
+		a.mu.Lock()
+		n := min(len(a.waiting), maxSteps)
+		batch := a.waiting[:n:n]
+		a.waiting = a.waiting[n:]
+		if n == 0 {
+			a.writing, a.waiting = false, nil
+			a.mu.Unlock()
+			a.p.forget(a)
+			return
+		}
+		a.mu.Unlock()
+		err := a.record(batch)
+		var again []*step
+		for _, s := range batch {
+			if err != nil && s.must {
+				again = append(again, s)
+				continue
+			}
+			s.err = err
+			close(s.done)
+		}
+		if err == nil {
+			pause = 10 * time.Millisecond
+			continue
+		}
+		a.p.log.Warn("usage not recorded", "scan_id", a.id, "steps", len(again), "err", err)
+		if len(again) == 0 {
+			continue
+		}
+		a.mu.Lock()
+		a.waiting = append(again, a.waiting...)
+		a.mu.Unlock()
+		t := time.NewTimer(pause)
+		pause = min(2*pause, time.Second)
+		select {
+		case <-t.C:
+		case <-a.p.closing: // whoever finds the reservations later charges them
+			t.Stop()
+			a.mu.Lock()
+			lost := a.waiting
+			a.waiting, a.writing = nil, false
+			a.mu.Unlock()
+			for _, s := range lost {
+				s.err = errNoLog
+				close(s.done)
+			}
+			return
+		}
+	}
+}
+
+// record appends one event with what the steps decide on the newest one. Steps that change nothing append nothing.
+func (a *account) record(batch []*step) error {
+	ctx, cancel := context.WithTimeout(context.Background(), recordTime)
+	defer cancel()
+	fresh := false // the newest event was read for this batch
+	for range maxConflicts {
+		if !a.known {
+			if err := a.load(ctx); err != nil {
+				return err
+			}
+			fresh = true
+		}
+		now := a.p.now()
+		l := after(a.last)
+		l.chargeLost(now)
+		denied := false
+		for _, s := range batch {
+			s.deny, s.limit = nil, 0
+			s.apply(l, s)
+			denied = denied || s.deny != nil
+		}
+		if denied && !fresh { // another process may have given something back
+			a.known = false
+			continue
+		}
+		if len(l.Calls) == 0 {
+			return nil
+		}
+		meta := events.Meta{Command: events.NewCommandID(), Actor: events.BySystem("llm-proxy"), Cause: a.p.name, At: now.UTC()}
+		made, err := a.p.store.Append(ctx, events.UsageOf(a.p.store.Region(), a.id), a.head, meta, l.UsageRecorded)
+		if err == nil {
+			// A crash from here on leaves the reservations open: whoever writes next after their time charges them.
+			a.last, a.head = l.UsageRecorded, made[0].Head()
+			return nil
+		}
+		a.known = false
+		if !errors.Is(err, eventstore.ErrConflict) {
+			return fmt.Errorf("%w: %w", errNoLog, err)
+		}
+	}
+	return fmt.Errorf("%w: others were faster %d times in a row", errNoLog, maxConflicts)
+}
+
+const (
+	recordTime   = 15 * time.Second // for one event, conflicts included
+	maxConflicts = 100
+)
+
+// load reads the newest event. The first one of a scan is begun with what the scan says about itself.
+func (a *account) load(ctx context.Context) error {
+	r, ok, err := a.p.store.LoadLast(ctx, events.UsageOf(a.p.store.Region(), a.id))
+	if err != nil {
+		return fmt.Errorf("%w: %w", errNoLog, err)
+	}
+	switch e := r.Event.(type) {
+	case events.UsageRecorded:
+		a.last, a.head = e, r.Head()
+	case nil:
+		s, err := a.p.watch.scan(ctx, a.id)
+		if err != nil {
+			return err
+		}
+		a.last, a.head = events.UsageRecorded{Project: s.Request.Project, Repository: s.Request.Repository, User: s.Request.User}, events.Head{}
+	default:
+		return fmt.Errorf("the scan's usage was written by a newer release (%s schema %d)", r.Kind, r.Schema)
+	}
+	a.known = ok || err == nil
+	return nil
+}

@@ -1,0 +1,163 @@
+package llmproxy
+
+import (
+	"fmt"
+	"slices"
+	"sort"
+	"time"
+
+	"vega/events"
+	"vega/services/llmproxy/price"
+)
+
+// Caps are what one scan may spend; 0 means no limit.
+type Caps struct {
+	Requests int64
+	Tokens   int64 // input and output together
+	Cost     price.NanoUSD
+}
+
+// ask is a call that wants to be made.
+type ask struct {
+	id       string
+	attempt  int
+	endpoint string
+	model    string
+	tier     string      // of the price, as asked for
+	price    price.Model // the zero Model when there is none, which a cap on cost does not let through
+	priced   bool
+	bytes    int64 // of the body
+	output   int64 // tokens that it may write at most; 0 for a call that writes none
+	limited  bool  // output can be lowered
+	until    time.Time
+}
+
+// denial says which cap forbids a call. It is a value, for one call.
+type denial struct {
+	cap     string // requests, tokens, cost: what events and metrics call it
+	message string
+}
+
+// minOutput is the smallest output limit that is worth a call.
+const minOutput = 256
+
+// ledger is what a scan has spent and reserved, and what is about to be recorded on top: a copy of the newest event, changed step by step by pure methods.
+type ledger struct {
+	events.UsageRecorded
+}
+
+// after begins the successor of an event: the same sums, no steps yet.
+func after(e events.UsageRecorded) *ledger {
+	l := &ledger{e}
+	l.Calls = nil
+	l.Open = append(make([]events.Reservation, 0, len(e.Open)+1), e.Open...)
+	return l
+}
+
+// reserve admits a call, or says which cap forbids it. It returns the output limit that the call must be sent with, 0 when it takes none.
+func (l *ledger) reserve(c Caps, a ask) (int64, *denial) {
+	spent := l.Total()
+	input, output, no := fit(c, spent, a)
+	if no != nil {
+		if l.Denied != no.cap { // one who keeps asking fills no log
+			l.Calls = append(l.Calls, events.Call{ID: a.id, Step: events.CallDenied, Attempt: a.attempt, Endpoint: a.endpoint, Model: a.model, Tier: a.tier, Reason: no.message})
+		}
+		l.Denied = no.cap
+		return 0, no
+	}
+	r := events.Reservation{ID: a.id, Attempt: a.attempt, Endpoint: a.endpoint, Model: a.model, InputTokens: input, OutputTokens: output,
+		CostNanoUSD: int64(a.price.Most(input, output, a.tier)), Until: a.until}
+	l.Open = append(l.Open, r)
+	l.Calls = append(l.Calls, events.Call{ID: a.id, Step: events.CallReserved, Attempt: a.attempt, Endpoint: a.endpoint, Model: a.model, Tier: a.tier, Reserved: &r})
+	l.Denied = ""
+	if !a.limited {
+		return 0, nil
+	}
+	return output, nil
+}
+
+// fit finds the input and output tokens to set aside under all caps. An estimate will do while plenty is left; then every byte counts as a token, which none exceeds.
+func fit(c Caps, spent events.Usage, a ask) (input, output int64, no *denial) {
+	if c.Requests > 0 && spent.Requests >= c.Requests {
+		return 0, 0, &denial{"requests", fmt.Sprintf("this scan may make %d requests (VEGA_LLM_PROXY_MAX_REQUESTS_PER_SCAN) and has made them", c.Requests)}
+	}
+	input, output = (a.bytes+2)/3, a.output
+	least := output
+	if a.limited {
+		least = min(output, minOutput)
+	}
+	tokens, money := c.Tokens-spent.Tokens(), int64(c.Cost)-spent.CostNanoUSD
+	if c.Tokens > 0 && tokens < 4*(input+output) || c.Cost > 0 && money/4 < int64(a.price.Most(input, output, a.tier)) {
+		input = a.bytes
+	}
+	if c.Tokens > 0 {
+		if input+least > tokens {
+			return 0, 0, &denial{"tokens", fmt.Sprintf("this scan may use %d tokens (VEGA_LLM_PROXY_MAX_TOKENS_PER_SCAN), %d are left, and this request needs up to %d",
+				c.Tokens, max(tokens, 0), input+least)}
+		}
+		output = min(output, tokens-input)
+	}
+	if c.Cost > 0 {
+		if need := a.price.Most(input, least, a.tier); int64(need) > money {
+			return 0, 0, &denial{"cost", fmt.Sprintf("this scan may cost %s US dollars (VEGA_LLM_PROXY_MAX_COST_USD_PER_SCAN), %s are left, and this request needs up to %s",
+				c.Cost, price.NanoUSD(max(money, 0)), need)}
+		}
+		// The dearest output that is still paid for; what an answer costs at most never falls with its length.
+		over := sort.Search(int(output-least)+1, func(i int) bool { return int64(a.price.Most(input, least+int64(i), a.tier)) > money })
+		output = least + int64(over) - 1
+	}
+	return input, output, nil
+}
+
+// settle ends a call with what it cost; nil means that the provider did not say, and what was reserved is charged. A call that is not open has ended already: nothing
+// happens, and false.
+func (l *ledger) settle(id string, spent *events.Usage, tier, reason string) bool {
+	r, ok := l.take(id)
+	if !ok {
+		return false
+	}
+	usage, estimated := r.Usage(), spent == nil
+	if !estimated {
+		usage = *spent
+	}
+	l.end(events.Call{ID: id, Step: events.CallSettled, Attempt: r.Attempt, Endpoint: r.Endpoint, Model: r.Model, Tier: tier, Usage: &usage, Estimated: estimated, Reason: reason})
+	return true
+}
+
+// release ends a call that cost nothing but, if it reached the provider, a request.
+func (l *ledger) release(id string, sent bool, reason string) bool {
+	r, ok := l.take(id)
+	if !ok {
+		return false
+	}
+	usage := events.Usage{}
+	if sent {
+		usage.Requests = 1
+	}
+	l.end(events.Call{ID: id, Step: events.CallReleased, Attempt: r.Attempt, Endpoint: r.Endpoint, Model: r.Model, Usage: &usage, Reason: reason})
+	return true
+}
+
+// chargeLost ends the calls whose process is gone: at what was reserved for them.
+func (l *ledger) chargeLost(now time.Time) {
+	for _, r := range slices.Clone(l.Open) {
+		if now.After(r.Until) {
+			l.settle(r.ID, nil, "", "the process that made the call is gone")
+		}
+	}
+}
+
+func (l *ledger) end(c events.Call) {
+	l.Settled = l.Settled.Plus(*c.Usage)
+	l.Calls = append(l.Calls, c)
+}
+
+func (l *ledger) take(id string) (events.Reservation, bool) {
+	i := slices.IndexFunc(l.Open, func(r events.Reservation) bool { return r.ID == id })
+	if i < 0 {
+		return events.Reservation{}, false
+	}
+	r := l.Open[i]
+	l.Open = slices.Delete(l.Open, i, i+1)
+	return r, true
+}

@@ -1,0 +1,167 @@
+package llmproxy
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"mime"
+	"net"
+	"net/http"
+	"net/http/httptrace"
+	"net/url"
+	"strconv"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"vega/config/secret"
+	"vega/services/llmproxy/wire"
+)
+
+// provider is the one address that calls go to, with the one key.
+type provider struct {
+	base url.URL
+	key  secret.String
+	http *http.Transport
+}
+
+// newProvider reads the settings; its errors name them.
+func newProvider(c Config) (*provider, error) {
+	if c.ProviderBaseURL == "" || c.ProviderAPIKey.IsZero() {
+		return nil, errors.New("the LLM proxy needs VEGA_LLM_PROVIDER_BASE_URL and VEGA_LLM_PROVIDER_API_KEY")
+	}
+	base, err := url.Parse(c.ProviderBaseURL)
+	if err != nil || base.Host == "" {
+		return nil, errors.New("VEGA_LLM_PROVIDER_BASE_URL is no URL")
+	}
+	return &provider{base: *base, key: c.ProviderAPIKey, http: &http.Transport{
+		Proxy: http.ProxyFromEnvironment, DialContext: (&net.Dialer{Timeout: 10 * time.Second, KeepAlive: 30 * time.Second}).DialContext,
+		MaxIdleConnsPerHost: 256, IdleConnTimeout: 90 * time.Second, TLSHandshakeTimeout: 10 * time.Second, ForceAttemptHTTP2: true,
+		DisableCompression: true, // the answer passes as it is
+		WriteBufferSize:    16 << 10, ReadBufferSize: 16 << 10,
+	}}, nil
+}
+
+// request is what goes to the provider.
+type request struct {
+	endpoint wire.Endpoint
+	header   http.Header // the agent's
+	body     []byte      // nil for a GET
+}
+
+// send makes one call and does not follow redirects. sent says whether anything of it may have reached the provider.
+func (p *provider) send(ctx context.Context, r request) (res *http.Response, sent bool, err error) {
+	var wrote atomic.Bool // the transport's goroutine sets it
+	ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{WroteHeaders: func() { wrote.Store(true) }})
+	method, body := http.MethodGet, io.Reader(nil)
+	if r.body != nil {
+		method, body = http.MethodPost, bytes.NewReader(r.body)
+	}
+	to := p.base
+	to.Path = strings.TrimRight(to.Path, "/") + "/" + string(r.endpoint)
+	out, err := http.NewRequestWithContext(ctx, method, to.String(), body)
+	if err != nil {
+		return nil, false, errors.New("the provider's address cannot be called")
+	}
+	out.Header = keep(r.header, toProvider)
+	out.Header.Set("Authorization", "Bearer "+p.key.Reveal())
+	res, err = p.http.RoundTrip(out)
+	return res, wrote.Load(), err
+}
+
+func keep(from http.Header, names []string) http.Header {
+	out := make(http.Header, len(names)+1)
+	for _, n := range names {
+		if v := from[n]; len(v) > 0 {
+			out[n] = v
+		}
+	}
+	return out
+}
+
+// verdict is what an answer of the provider that is no success means.
+type verdict struct {
+	refusal        // what the agent is told if it is not tried again
+	again   bool   // trying again may help
+	alarm   string // what the operator has to look at; empty: nothing
+	unknown bool   // the provider may have worked for us: what was reserved is spent
+}
+
+// Bounds of what is tried again before the agent hears of it.
+const (
+	maxTries = 4
+	maxWait  = 60 * time.Second // all pauses of one call together
+	maxError = 64 << 10         // bytes that are read of an error's body
+)
+
+// judge is the table of the provider's refusals. It reads the answer's body and closes it. now is for dates in Retry-After.
+func (p *provider) judge(res *http.Response, now time.Time) verdict {
+	defer res.Body.Close()
+	body, _ := io.ReadAll(io.LimitReader(res.Body, maxError)) // what is not read is not judged
+	code, s := errorCode(body), res.StatusCode
+	switch {
+	case s >= 300 && s < 400:
+		return verdict{refusal: refusal{code: "vega_provider_misconfigured", message: "the provider answers with a redirect, which this proxy does not follow; its operator was told"},
+			alarm: "the provider answers with a redirect: VEGA_LLM_PROVIDER_BASE_URL is not its address"}
+	case s == http.StatusUnauthorized || s == http.StatusForbidden:
+		return verdict{refusal: refusal{code: "vega_provider_refused", message: "the provider does not accept this installation's key; its operator was told"},
+			alarm: "the provider refuses its key: look at VEGA_LLM_PROVIDER_API_KEY"}
+	case s == http.StatusPaymentRequired, s == http.StatusTooManyRequests && outOfQuota[code]:
+		return verdict{refusal: refusal{code: "vega_provider_quota", message: "the provider's account has no quota left; its operator was told"},
+			alarm: "the provider's account has no quota left"}
+	case s == http.StatusTooManyRequests:
+		return verdict{refusal: refusal{status: http.StatusBadGateway, code: "vega_provider_busy", message: "the provider limits how often it is called", after: retryAfter(res.Header, now)}, again: true}
+	case s >= 500, s == http.StatusRequestTimeout, s == http.StatusConflict, s == http.StatusTooEarly:
+		return verdict{refusal: refusal{status: http.StatusBadGateway, code: "vega_provider_unavailable", message: fmt.Sprintf("the provider fails with HTTP %d", s), after: retryAfter(res.Header, now)}, again: true}
+	}
+	// About the request itself: the provider's own words, as an answer after which no agent tries again.
+	v := verdict{refusal: refusal{code: "vega_provider_refused_request", message: fmt.Sprintf("the provider refuses the request with HTTP %d", s)}}
+	if code != "" || json.Valid(body) && bytes.Contains(body, []byte(`"error"`)) {
+		v.body = bytes.ReplaceAll(body, []byte(p.key.Reveal()), []byte("[key]"))
+	}
+	return v
+}
+
+// outOfQuota are the codes of a 429 that waiting does not help against.
+var outOfQuota = map[string]bool{"insufficient_quota": true, "usage_limit_reached": true, "billing_hard_limit_reached": true}
+
+// errorCode is error.code, or error.type, of a provider's error body; empty when it has none.
+func errorCode(body []byte) string {
+	var e struct {
+		Error struct {
+			Code any    `json:"code"`
+			Type string `json:"type"`
+		} `json:"error"`
+	}
+	if json.Unmarshal(body, &e) != nil {
+		return ""
+	}
+	if code, ok := e.Error.Code.(string); ok && code != "" {
+		return code
+	}
+	return e.Error.Type
+}
+
+// retryAfter reads how long the provider wants to be left alone; 0: it does not say.
+func retryAfter(h http.Header, now time.Time) time.Duration {
+	if ms, err := strconv.ParseFloat(h.Get("Retry-After-Ms"), 64); err == nil && ms > 0 && ms < 1e9 {
+		return time.Duration(ms * float64(time.Millisecond))
+	}
+	text := h.Get("Retry-After")
+	if s, err := strconv.ParseFloat(text, 64); err == nil && s > 0 && s < 1e6 {
+		return time.Duration(s * float64(time.Second))
+	}
+	if at, err := http.ParseTime(text); err == nil && at.After(now) {
+		return at.Sub(now)
+	}
+	return 0
+}
+
+// isStream says whether an answer is a stream of events.
+func isStream(h http.Header) bool {
+	t, _, err := mime.ParseMediaType(h.Get("Content-Type"))
+	return err == nil && t == "text/event-stream"
+}

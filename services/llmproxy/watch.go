@@ -1,0 +1,149 @@
+package llmproxy
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"vega/events"
+	"vega/events/eventstore"
+	"vega/services/scan"
+)
+
+// watch knows the scans that calls are made for, as the log has them. It is safe for concurrent use.
+type watch struct {
+	store *eventstore.Store
+
+	mu    sync.Mutex // guards what follows, never held over I/O
+	scans map[events.ScanID]seen
+}
+
+// seen is a scan as it was last read.
+type seen struct {
+	state scan.Scan
+	head  events.Head
+}
+
+// maxSeen bounds what is remembered of scans. Forgetting one costs reading its events again.
+const maxSeen = 10_000
+
+func newWatch(store *eventstore.Store) *watch {
+	return &watch{store: store, scans: map[events.ScanID]seen{}}
+}
+
+// scan is a scan as the log has it now: one question to the log's leader when nothing has happened to it.
+func (w *watch) scan(ctx context.Context, id events.ScanID) (scan.Scan, error) {
+	w.mu.Lock()
+	was := w.scans[id]
+	w.mu.Unlock()
+	past, head, err := w.store.Load(ctx, events.ScanOf(w.store.Region(), id), was.head)
+	if err != nil {
+		return scan.Scan{}, fmt.Errorf("%w: %w", errNoLog, err)
+	}
+	if len(past) == 0 {
+		return was.state, nil
+	}
+	now := seen{was.state, head}
+	for _, r := range past {
+		now.state = now.state.Evolve(r)
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if len(w.scans) >= maxSeen {
+		clear(w.scans)
+	}
+	if w.scans[id].head.Seq < head.Seq {
+		w.scans[id] = now
+	}
+	return now.state, nil
+}
+
+// check says whether a token's attempt runs now: nil, a *refusal, or errNoLog.
+func (w *watch) check(ctx context.Context, g Grant) error {
+	if home, ok := events.HomeOf(string(g.Scan)); !ok || home != w.store.Region() {
+		return &refusal{code: "vega_scan_ended", message: "the scan is not one of this region"}
+	}
+	s, err := w.scan(ctx, g.Scan)
+	if err != nil {
+		return err
+	}
+	if no := ended(s, g); no != nil {
+		return no
+	}
+	return nil
+}
+
+// ended says why the calls of an attempt are over; nil: they are not.
+func ended(s scan.Scan, g Grant) *refusal {
+	switch {
+	case s.Status.Terminal() || s.Status == scan.None:
+		return &refusal{code: "vega_scan_ended", message: fmt.Sprintf("the scan has ended (%s)", cmp.Or(s.Status, "unknown"))}
+	case s.Generation != g.Generation || s.Attempt != g.Attempt || s.Status == scan.Queued:
+		return &refusal{code: "vega_attempt_superseded", message: "the scan was given to another worker"}
+	case s.Status == scan.Cancelling:
+		return &refusal{code: "vega_scan_cancelled", message: "the scan is being cancelled"}
+	}
+	return nil
+}
+
+// Run watches the log until ctx ends and cuts the calls of scans that have ended, were cancelled or were given to another worker. Without it new calls are refused
+// all the same, and those that are on their way go on to their end. While the log is away it tries again; its error is nil.
+func (p *Proxy) Run(ctx context.Context) error {
+	failing := false
+	for ctx.Err() == nil {
+		err := p.follow(ctx)
+		if ctx.Err() != nil {
+			break
+		}
+		if !failing {
+			p.log.Warn("ends of scans are not seen at once", "err", err)
+		}
+		failing = true
+		select {
+		case <-time.After(time.Second):
+		case <-ctx.Done():
+		}
+	}
+	return nil
+}
+
+// follow looks at each scan with calls on their way to which something happens. It begins with all of them, because something may have happened before.
+func (p *Proxy) follow(ctx context.Context) error {
+	info, err := p.store.Info(ctx)
+	if err != nil {
+		return err
+	}
+	for _, a := range p.busy() {
+		p.recheck(ctx, a)
+	}
+	for r, err := range p.store.Follow(ctx, info.Last, events.KindFilter(p.store.Region(), events.ScanAggregate)) {
+		if err != nil {
+			if _, unreadable := errors.AsType[*eventstore.UnreadableError](err); unreadable {
+				continue
+			}
+			return err
+		}
+		if a := p.accountOf(events.ScanID(r.Aggregate.ID)); a != nil {
+			p.recheck(ctx, a)
+		}
+	}
+	return ctx.Err()
+}
+
+// recheck cuts the calls of a scan whose attempts are over.
+func (p *Proxy) recheck(ctx context.Context, a *account) {
+	a.mu.Lock()
+	calls := make([]*call, 0, len(a.live))
+	for c := range a.live {
+		calls = append(calls, c)
+	}
+	a.mu.Unlock()
+	for _, c := range calls {
+		if no, ok := errors.AsType[*refusal](p.watch.check(ctx, c.grant)); ok {
+			c.cut(no)
+		}
+	}
+}
