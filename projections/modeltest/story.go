@@ -156,7 +156,7 @@ func (h *History) taken(upload string, tree int) events.SnapshotTaken {
 }
 
 func (h *History) queue(n, repo, tree int, by events.UserID, p events.Priority) {
-	in := map[int]int{1: 1, 3: 1, 4: 2, 5: 3}[repo]
+	in := map[int]int{1: 1, 3: 1, 4: 2, 5: 3, 6: 1}[repo]
 	h.Add(ofScan(n), events.ByUser(by), events.ScanQueued{Project: project(in), Repository: repository(repo), Snapshot: snapshot(tree), User: by, Priority: p, MaxAttempts: 3})
 }
 

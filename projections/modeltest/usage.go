@@ -76,9 +76,9 @@ func cost(n int64) *events.Usage {
 // said the cost of, that cost nothing, that were denied and that are still on their way.
 func (h *History) spending() {
 	// 18 spends over midnight, and its last call ends after it.
-	h.queue(18, 1, 2, user(1), events.Normal)
+	h.queue(18, 6, 2, user(1), events.Normal)
 	h.run(18)
-	x := h.account(18, 1, 1, user(1))
+	x := h.account(18, 1, 6, user(1))
 	first, second := x.reserve(100), x.reserve(200)
 	x.record()
 	third := x.reserve(300)
