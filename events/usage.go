@@ -38,7 +38,7 @@ type Call struct {
 	Reason    string       `json:"reason,omitempty"`       // why it was denied, released, or charged by estimate
 }
 
-// Reservation is the most that a call on its way can cost.
+// Reservation is what is set aside for a call on its way. Input is an estimate while plenty is left under the caps; what it can be at most stands beside it.
 type Reservation struct {
 	ID           string    `json:"id"` // the call's
 	Attempt      int       `json:"attempt"`
@@ -47,7 +47,9 @@ type Reservation struct {
 	InputTokens  int64     `json:"input_tokens"`
 	OutputTokens int64     `json:"output_tokens"`
 	CostNanoUSD  int64     `json:"cost_nano_usd"`
-	Until        time.Time `json:"until"` // whoever finds it open after this charges it in full: the process that made the call is gone
+	MostInput    int64     `json:"most_input_tokens"`  // no text has more tokens than bytes
+	MostCost     int64     `json:"most_cost_nano_usd"` // of MostInput and OutputTokens
+	Until        time.Time `json:"until"`              // whoever finds it open after this charges it in full: the process that made the call is gone
 }
 
 // Usage is what the reservation charges when nobody says what the call cost.
@@ -55,9 +57,12 @@ func (r Reservation) Usage() Usage {
 	return Usage{Requests: 1, InputTokens: r.InputTokens, OutputTokens: r.OutputTokens, CostNanoUSD: r.CostNanoUSD}
 }
 
-// Total is what the scan has spent if every open call costs all that it may.
-func (u UsageRecorded) Total() Usage {
-	sum := u.Settled
+// Total is what the scan has spent if every open call costs what is reserved for it.
+func (u UsageRecorded) Total() Usage { return u.Settled.Plus(u.Reserved()) }
+
+// Reserved is what is set aside for the open calls.
+func (u UsageRecorded) Reserved() Usage {
+	var sum Usage
 	for _, r := range u.Open {
 		sum = sum.Plus(r.Usage())
 	}

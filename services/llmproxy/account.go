@@ -22,8 +22,9 @@ type account struct {
 	users   int        // calls that hold the account; the proxy forgets it at zero
 	queued  int        // calls that wait for a place
 	live    map[*call]struct{}
-	waiting []*step // for the next event
-	writing bool    // a goroutine writes events until nothing waits
+	waiting []*step       // for the next event
+	writing bool          // a goroutine writes events until nothing waits
+	ended   chan struct{} // closed, and made anew, when calls have ended
 
 	// The writing goroutine's, between two events nobody's.
 	known bool
@@ -75,6 +76,13 @@ func (a *account) release(id string, sent bool, reason string) {
 	a.enqueue(&step{must: true, done: make(chan struct{}), apply: func(l *ledger, _ *step) { l.release(id, sent, reason) }})
 }
 
+// change is closed once a call of the scan has ended in this process.
+func (a *account) change() <-chan struct{} {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.ended
+}
+
 func (a *account) enqueue(s *step) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -113,6 +121,10 @@ func (a *account) write() {
 		}
 		if err == nil {
 			pause = 10 * time.Millisecond
+			a.mu.Lock()
+			close(a.ended)
+			a.ended = make(chan struct{})
+			a.mu.Unlock()
 			continue
 		}
 		a.p.log.Warn("usage not recorded", "scan_id", a.id, "steps", len(again), "err", err)

@@ -41,8 +41,9 @@ type call struct {
 // Times of a call beside those that are configured.
 const (
 	bodyTime  = time.Minute      // for the agent to send its request
-	placeTime = 30 * time.Second // to wait for a place among the scan's calls
+	placeTime = 30 * time.Second // to wait for a place among the scan's calls, and for what others hold under its caps
 	drainTime = 5 * time.Second  // for the provider to say what it cost when the agent has gone
+	lookTime  = 500 * time.Millisecond
 	checkTime = 10 * time.Second // for the log to say whether the attempt runs
 	lateTime  = time.Minute      // between the last moment of a call and when its reservation counts as lost
 )
@@ -257,13 +258,9 @@ func (c *call) try() (*http.Response, *verdict, error) {
 		k.limited, k.output = c.endpoint.TakesLimit(), c.output()
 		send = c.req.Body
 	}
-	limit, deny, err := c.a.reserve(c.ctx, k)
+	limit, err := c.reserve(k)
 	if err != nil {
 		return nil, nil, err
-	}
-	if deny != nil {
-		c.p.metrics.denied.WithLabelValues(deny.cap).Inc()
-		return nil, nil, &refusal{code: "vega_scan_cap_exceeded", message: deny.message}
 	}
 	// A crash from here on: the reservation is charged in full.
 	c.tries++
@@ -290,6 +287,38 @@ func (c *call) try() (*http.Response, *verdict, error) {
 	}
 	c.p.log.Warn("provider not reached", "scan_id", c.a.id, "attempt", c.grant.Attempt, "try", c.tries, "err", err)
 	return nil, &verdict{refusal: refusal{status: http.StatusBadGateway, code: "vega_provider_unavailable", message: "the provider cannot be reached"}, again: true}, nil
+}
+
+// reserve sets aside what the call may cost. While calls that are on their way hold what it needs, it waits for their end: a refusal is final, and they usually cost less.
+func (c *call) reserve(k ask) (limit int64, err error) {
+	patience := time.NewTimer(placeTime)
+	defer patience.Stop()
+	for {
+		changed := c.a.change()
+		limit, deny, err := c.a.reserve(c.ctx, k)
+		if err != nil || deny == nil {
+			return limit, err
+		}
+		if !deny.wait {
+			c.p.metrics.denied.WithLabelValues(deny.cap).Inc()
+			return 0, &refusal{code: "vega_scan_cap_exceeded", message: deny.message}
+		}
+		again := time.NewTimer(lookTime)
+		select {
+		case <-changed:
+		case <-again.C: // another process may have recorded an end
+		case <-patience.C:
+			err = errHeld
+		case <-c.r.Context().Done():
+			err = errAgentGone
+		case <-c.ctx.Done():
+			err = c.ctx.Err()
+		}
+		again.Stop()
+		if err != nil {
+			return 0, err
+		}
+	}
 }
 
 // output is the most tokens that the call may write.

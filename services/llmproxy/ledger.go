@@ -36,6 +36,7 @@ type ask struct {
 type denial struct {
 	cap     string // requests, tokens, cost: what events and metrics call it
 	message string
+	wait    bool // it may fit once other calls have ended
 }
 
 // minOutput is the smallest output limit that is worth a call.
@@ -56,57 +57,62 @@ func after(e events.UsageRecorded) *ledger {
 
 // reserve admits a call, or says which cap forbids it. It returns the output limit that the call must be sent with, 0 when it takes none.
 func (l *ledger) reserve(c Caps, a ask) (int64, *denial) {
-	spent := l.Total()
-	input, output, no := fit(c, spent, a)
+	r, no := l.fit(c, a)
 	if no != nil {
-		if l.Denied != no.cap { // one who keeps asking fills no log
+		if l.Denied != no.cap && !no.wait { // one who keeps asking fills no log
 			l.Calls = append(l.Calls, events.Call{ID: a.id, Step: events.CallDenied, Attempt: a.attempt, Endpoint: a.endpoint, Model: a.model, Tier: a.tier, Reason: no.message})
+			l.Denied = no.cap
 		}
-		l.Denied = no.cap
 		return 0, no
 	}
-	r := events.Reservation{ID: a.id, Attempt: a.attempt, Endpoint: a.endpoint, Model: a.model, InputTokens: input, OutputTokens: output,
-		CostNanoUSD: int64(a.price.Most(input, output, a.tier)), Until: a.until}
 	l.Open = append(l.Open, r)
 	l.Calls = append(l.Calls, events.Call{ID: a.id, Step: events.CallReserved, Attempt: a.attempt, Endpoint: a.endpoint, Model: a.model, Tier: a.tier, Reserved: &r})
 	l.Denied = ""
 	if !a.limited {
 		return 0, nil
 	}
-	return output, nil
+	return r.OutputTokens, nil
 }
 
-// fit finds the input and output tokens to set aside under all caps. An estimate will do while plenty is left; then every byte counts as a token, which none exceeds.
-func fit(c Caps, spent events.Usage, a ask) (input, output int64, no *denial) {
-	if c.Requests > 0 && spent.Requests >= c.Requests {
-		return 0, 0, &denial{"requests", fmt.Sprintf("this scan may make %d requests (VEGA_LLM_PROXY_MAX_REQUESTS_PER_SCAN) and has made them", c.Requests)}
+// fit finds what to set aside for a call so that the caps hold even if every open call costs the most that it can. A third of the bytes is the estimate of the input;
+// once less than four times as much is left, every byte counts as a token, which is what the checks go by in any case.
+func (l *ledger) fit(c Caps, a ask) (r events.Reservation, no *denial) {
+	if made := l.Settled.Requests + int64(len(l.Open)); c.Requests > 0 && made >= c.Requests {
+		return r, &denial{cap: "requests", message: fmt.Sprintf("this scan may make %d requests (VEGA_LLM_PROXY_MAX_REQUESTS_PER_SCAN) and has made %d", c.Requests, made)}
 	}
-	input, output = (a.bytes+2)/3, a.output
-	least := output
+	var openTokens, openMoney int64
+	for _, o := range l.Open {
+		openTokens, openMoney = openTokens+o.MostInput+o.OutputTokens, openMoney+o.MostCost
+	}
+	most := func(output int64) int64 { return int64(a.price.Most(a.bytes, output, a.tier)) }
+	output, least := a.output, a.output
 	if a.limited {
 		least = min(output, minOutput)
 	}
-	tokens, money := c.Tokens-spent.Tokens(), int64(c.Cost)-spent.CostNanoUSD
-	if c.Tokens > 0 && tokens < 4*(input+output) || c.Cost > 0 && money/4 < int64(a.price.Most(input, output, a.tier)) {
-		input = a.bytes
-	}
 	if c.Tokens > 0 {
-		if input+least > tokens {
-			return 0, 0, &denial{"tokens", fmt.Sprintf("this scan may use %d tokens (VEGA_LLM_PROXY_MAX_TOKENS_PER_SCAN), %d are left, and this request needs up to %d",
-				c.Tokens, max(tokens, 0), input+least)}
+		left, need := c.Tokens-l.Settled.Tokens(), a.bytes+least
+		if need > left-openTokens {
+			return r, &denial{cap: "tokens", wait: need <= left, message: fmt.Sprintf("this scan may use %d tokens (VEGA_LLM_PROXY_MAX_TOKENS_PER_SCAN), %d are left, and this request may need %d",
+				c.Tokens, max(left-openTokens, 0), need)}
 		}
-		output = min(output, tokens-input)
+		output = min(output, left-openTokens-a.bytes)
 	}
 	if c.Cost > 0 {
-		if need := a.price.Most(input, least, a.tier); int64(need) > money {
-			return 0, 0, &denial{"cost", fmt.Sprintf("this scan may cost %s US dollars (VEGA_LLM_PROXY_MAX_COST_USD_PER_SCAN), %s are left, and this request needs up to %s",
-				c.Cost, price.NanoUSD(max(money, 0)), need)}
+		left, need := int64(c.Cost)-l.Settled.CostNanoUSD, most(least)
+		if need > left-openMoney {
+			return r, &denial{cap: "cost", wait: need <= left, message: fmt.Sprintf("this scan may cost %s US dollars (VEGA_LLM_PROXY_MAX_COST_USD_PER_SCAN), %s are left, and this request may cost %s",
+				c.Cost, price.NanoUSD(max(left-openMoney, 0)), price.NanoUSD(need))}
 		}
-		// The dearest output that is still paid for; what an answer costs at most never falls with its length.
-		over := sort.Search(int(output-least)+1, func(i int) bool { return int64(a.price.Most(input, least+int64(i), a.tier)) > money })
-		output = least + int64(over) - 1
+		// The longest output that is still paid for; what an answer costs at most never falls with its length.
+		output = least + int64(sort.Search(int(output-least), func(i int) bool { return most(least+int64(i)+1) > left-openMoney }))
 	}
-	return input, output, nil
+	input := (a.bytes + 2) / 3
+	if c.Tokens > 0 && c.Tokens-l.Settled.Tokens()-openTokens < 4*(input+output) ||
+		c.Cost > 0 && int64(c.Cost)-l.Settled.CostNanoUSD-openMoney < 4*int64(a.price.Most(input, output, a.tier)) {
+		input = a.bytes
+	}
+	return events.Reservation{ID: a.id, Attempt: a.attempt, Endpoint: a.endpoint, Model: a.model, InputTokens: input, OutputTokens: output,
+		CostNanoUSD: int64(a.price.Most(input, output, a.tier)), MostInput: a.bytes, MostCost: most(output), Until: a.until}, nil
 }
 
 // settle ends a call with what it cost; nil means that the provider did not say, and what was reserved is charged. A call that is not open has ended already: nothing

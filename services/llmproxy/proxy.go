@@ -168,7 +168,7 @@ func (p *Proxy) hold(id events.ScanID) (*account, error) {
 	}
 	a := p.accounts[id]
 	if a == nil {
-		a = &account{p: p, id: id, slot: make(chan struct{}, p.cfg.MaxInFlightPerScan), live: map[*call]struct{}{}}
+		a = &account{p: p, id: id, slot: make(chan struct{}, p.cfg.MaxInFlightPerScan), live: map[*call]struct{}{}, ended: make(chan struct{})}
 		p.accounts[id] = a
 	}
 	a.users++

@@ -186,7 +186,7 @@ func TestACallIsForwardedWithTheProvidersKeyAlone(t *testing.T) {
 		t.Errorf("answered %d %s with %v", res.StatusCode, body, res.Header)
 	}
 	got := b.got[0]
-	if got.URL.Path != "/api/v9/responses" || got.Header.Get("Authorization") != "Bearer "+providerKey || b.bodies[0] != `{"max_output_tokens":32768,"model":"m","store":false}` {
+	if got.URL.Path != "/api/v9/responses" || got.Header.Get("Authorization") != "Bearer "+providerKey || b.bodies[0] != `{"model":"m","store":false,"max_output_tokens":32768}` {
 		t.Errorf("the provider got %s with %v and %s", got.URL, got.Header, b.bodies[0])
 	}
 	for _, name := range []string{"Cookie", "X-Forwarded-For", "Session-Id"} {

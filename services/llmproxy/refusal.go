@@ -27,6 +27,7 @@ func (r *refusal) final() bool { return r.status == 0 || r.status == http.Status
 // What can go wrong with a call beside refusals.
 var (
 	errBusy      = errors.New("too many calls of this scan wait already")
+	errHeld      = errors.New("other calls of this scan hold what is left under its caps; try again when they have ended")
 	errAgentGone = errors.New("the agent went away")
 	errSilent    = errors.New("the provider was silent for too long")
 	errCutOff    = errors.New("the provider's answer was cut off")
@@ -48,6 +49,8 @@ func refusalOf(err error) *refusal {
 		return &refusal{code: "vega_bad_token", message: ErrBadToken.Error()}
 	case errors.Is(err, errBusy):
 		return &refusal{status: http.StatusServiceUnavailable, code: "vega_busy", message: errBusy.Error(), after: time.Second}
+	case errors.Is(err, errHeld):
+		return &refusal{status: http.StatusServiceUnavailable, code: "vega_scan_cap_held", message: errHeld.Error(), after: 5 * time.Second}
 	case errors.Is(err, errClosing):
 		return &refusal{status: http.StatusServiceUnavailable, code: "vega_stopping", message: errClosing.Error(), after: time.Second}
 	case errors.Is(err, errNoLog):
