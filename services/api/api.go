@@ -42,6 +42,8 @@ type Deps struct {
 	Stages []string
 	// MaxAttempts is how many attempts a scan gets.
 	MaxAttempts int
+	// Caps are what a scan may spend, shown with every scan.
+	Caps Caps
 	// Limits are shown to admins; optional.
 	Limits []Limit
 	// Checks are what readyz asks beside the log and the read model; optional.

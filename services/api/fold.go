@@ -11,7 +11,7 @@ import (
 // fold is what the read model would hold of one aggregate, made from the log: for answers about a write that the model has not seen yet, and
 // about the past. It is the model's own Apply over rows in memory, so both say the same.
 type fold struct {
-	projections.Tx // nil: an event of one aggregate touches only the rows below
+	projections.Tx // nil: the events that are applied touch only the rows below
 	project        projections.Project
 	repository     projections.Repository
 	snapshots      map[events.SnapshotID]projections.Snapshot
@@ -20,7 +20,7 @@ type fold struct {
 	known          bool
 }
 
-// foldOf loads an aggregate and applies its events up to a sequence, 0 meaning all. ErrNotFound when it has none.
+// foldOf loads an aggregate and applies its events up to a sequence, 0 meaning all; to a scan also what it had spent by then. ErrNotFound when it has none.
 func (s *Server) foldOf(ctx context.Context, a events.Aggregate, upTo events.Seq) (*fold, []events.Recorded, error) {
 	past, _, err := s.Store.Load(ctx, a, events.Head{})
 	if err != nil {
@@ -42,7 +42,15 @@ func (s *Server) foldOf(ctx context.Context, a events.Aggregate, upTo events.Seq
 	if !f.known {
 		return nil, nil, projections.ErrNotFound
 	}
-	return f, past, nil
+	if a.Kind != events.ScanAggregate {
+		return f, past, nil
+	}
+	// The newest event alone leaves the same as all of them in their order.
+	spent, some, err := s.usageAt(ctx, events.ScanID(a.ID), upTo)
+	if err == nil && some {
+		err = projections.Apply(f, spent)
+	}
+	return f, past, err
 }
 
 // The part of projections.Tx that one aggregate's events use.

@@ -44,7 +44,7 @@ func (s *Server) listWorkers(ctx context.Context, _ *nothing) (*many[workerBody]
 func (s *Server) listLimits(context.Context, *nothing) (*many[Limit], error) {
 	rows := s.Limits
 	if rows == nil {
-		rows = []Limit{{"VEGA_MAX_ACTIVE_SCANS_PER_USER", s.Admission.Limit()}, {"VEGA_SCAN_MAX_ATTEMPTS", s.MaxAttempts}}
+		rows = append([]Limit{{"VEGA_MAX_ACTIVE_SCANS_PER_USER", s.Admission.Limit()}, {"VEGA_SCAN_MAX_ATTEMPTS", s.MaxAttempts}}, s.Caps.limits()...)
 	}
 	return list(rows, "", func(l Limit) Limit { return l }), nil
 }

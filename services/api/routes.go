@@ -53,6 +53,7 @@ func (s *Server) register() {
 	on(s, editor, "POST /scans/{scan_id}/rerun", 202, s.rerunScan, "Scan the same again", keyed)
 	raw(s, viewer, "GET /scans/{scan_id}/events", s.getScanEvents, "What happens in a scan, as a page or as a live stream", eventPage, eventStream)
 	on(s, viewer, "GET /scans/{scan_id}/history", 200, s.getScanHistory, "Every event of a scan, oldest first")
+	on(s, viewer, "GET /scans/{scan_id}/usage", 200, s.getScanUsage, "Every event of a scan's calls to the provider, oldest first")
 	on(s, viewer, "GET /scans/{scan_id}/findings", 200, s.listScanFindings, "A scan's findings, worst first")
 	on(s, viewer, "GET /scans/{scan_id}/artifacts", 200, s.listArtifacts, "What a scan left for people")
 	raw(s, viewer, "GET /scans/{scan_id}/artifacts/{path}", s.getArtifact, "Download an artifact", artifactFile)
@@ -65,6 +66,9 @@ func (s *Server) register() {
 	on(s, viewer, "GET /findings/{finding_id}", 200, s.getFinding, "A finding, as the latest scan saw it")
 	on(s, editor, "PATCH /findings/{finding_id}", 200, s.triageFinding, "Decide about a finding", needs(events.ScopeTriage), conditional)
 	on(s, viewer, "GET /findings/{finding_id}/history", 200, s.getFindingHistory, "Every decision about a finding, oldest first")
+
+	on(s, signedIn, "GET /billing/usage", 200, s.getBillingUsage, "What calls to the provider cost, by day, project, user or scan",
+		described("Days and scans are newest first, projects and users in the order of their ids. A call counts on the UTC day on which it ended. Members see what the projects they are in have spent, admins everything."))
 
 	on(s, admin, "GET /ops/workers", 200, s.listWorkers, "Workers that have a heartbeat")
 	on(s, admin, "POST /ops/workers/{worker_id}/drain", 202, s.drainWorker, "Ask a worker to take no more scans; what it runs goes on")

@@ -201,7 +201,10 @@ type scanBody struct {
 	Coverage      coverageBody        `json:"coverage"`
 	Findings      events.Counts       `json:"findings"`
 	Rejected      int                 `json:"findings_rejected" doc:"Findings whose file, lines or quote did not exist"`
-	Usage         usageBody           `json:"usage"`
+	Usage         usageBody           `json:"usage" doc:"What calls that have ended cost; it may still change after the scan's end, and neither version nor sequence with it"`
+	Reserved      *reservedBody       `json:"reserved,omitempty" doc:"The most that calls on their way can cost; absent when there are none"`
+	Caps          *capsBody           `json:"caps,omitempty" doc:"What a scan may spend, as it is configured now; absent when there is no limit"`
+	Denied        string              `json:"denied,omitempty" enum:"requests,tokens,cost" doc:"The cap that denied the newest call"`
 	QueuePosition *int                `json:"queue_position" doc:"Place among the scans that wait, from 1; null when it does not wait, or the queue has no order (sqs)"`
 	Error         *scanErrorBody      `json:"error"`
 	CreatedAt     time.Time           `json:"created_at"`
@@ -231,11 +234,12 @@ type usageBody struct {
 	InputTokens       int64   `json:"input_tokens"`
 	CachedInputTokens int64   `json:"cached_input_tokens"`
 	OutputTokens      int64   `json:"output_tokens"`
+	ReasoningTokens   int64   `json:"reasoning_tokens" doc:"Part of the output"`
 	CostUSD           float64 `json:"cost_usd"`
 }
 
 func shapeUsage(u events.Usage) usageBody {
-	return usageBody{u.Requests, u.InputTokens, u.CachedInputTokens, u.OutputTokens, float64(u.CostNanoUSD) / 1e9}
+	return usageBody{u.Requests, u.InputTokens, u.CachedInputTokens, u.OutputTokens, u.ReasoningTokens, dollars(u.CostNanoUSD)}
 }
 
 type scanErrorBody struct {
@@ -248,7 +252,7 @@ func (s *Server) shapeScan(r projections.Scan, queue int) scanBody {
 	b := scanBody{ID: r.ID, Project: r.Project, Repository: r.Repository, Snapshot: r.Snapshot, User: r.User, Status: r.Status, Attempt: r.Attempt,
 		MaxAttempts: r.MaxAttempt, Paths: texts(r.Paths), Model: r.Model, Priority: r.Priority, RerunOf: r.RerunOf, Profile: r.Profile,
 		Coverage: coverageBody{cmp.Or(r.Coverage.State, events.CoverageUnknown), r.Coverage.Reasons}, Findings: r.Counts, Rejected: r.Rejected,
-		Usage: shapeUsage(r.Usage), CreatedAt: r.CreatedAt, ClaimedAt: when(r.ClaimedAt), StartedAt: when(r.StartedAt), FinishedAt: when(r.FinishedAt),
+		Usage: shapeUsage(r.Usage), Reserved: shapeReserved(r.Reserved), Caps: shapeCaps(s.Caps), Denied: r.Denied, CreatedAt: r.CreatedAt, ClaimedAt: when(r.ClaimedAt), StartedAt: when(r.StartedAt), FinishedAt: when(r.FinishedAt),
 		Version: r.Version, Sequence: r.Seq, Stages: make([]stageBody, len(r.Stages))}
 	if r.Worker != "" {
 		b.Worker = new(r.Worker)

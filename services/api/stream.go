@@ -55,7 +55,7 @@ func (s *Server) parsePlaceInLog(ctx context.Context, field, id string) (place, 
 type eventBody struct {
 	ID       string     `json:"id" doc:"Opaque; for after and Last-Event-ID"`
 	Sequence events.Seq `json:"sequence" doc:"In the log; of a feed line, where the log stood"`
-	Kind     string     `json:"kind" doc:"Of a scan: scan_started, scan_progress, scan_log, finding_updated, scan_completed, scan_failed or scan_cancelled"`
+	Kind     string     `json:"kind" doc:"Of a scan: scan_started, scan_progress, scan_log, finding_updated, scan_usage, scan_completed, scan_failed or scan_cancelled"`
 	At       time.Time  `json:"at"`
 	Payload  any        `json:"payload"`
 
@@ -81,6 +81,8 @@ func visible(r events.Recorded) (kind string, payload any, ok bool) {
 			reasons = []events.CoverageReason{}
 		}
 		return "scan_completed", map[string]any{"attempt": e.Attempt, "coverage": coverageBody{e.Coverage.State, reasons}, "findings": e.Counts, "usage": shapeUsage(e.Usage)}, true
+	case events.UsageRecorded:
+		return "scan_usage", shapeSpending(e), true
 	case events.ScanFailed:
 		return "scan_failed", map[string]any{"attempt": e.Attempt, "code": e.Code, "message": e.Message}, true
 	case events.ScanCancelled:
@@ -152,9 +154,14 @@ func (m *merger) feed(l eventstore.FeedLine) (eventBody, bool) {
 // feedTime bounds the reading of a feed's tail: its lines may be lost, so nobody waits long for one.
 const feedTime = 2 * time.Second
 
-// backlog is everything about a scan that is there now and comes after a place: log and feed merged by time, each in its own order. It
-// returns the merger, which stands after it, to go on with what comes.
+// backlog is everything about a scan that is there now and comes after a place: log and feed merged by time, each in its own order. Of what the scan spent it is
+// the newest event, which says all that the others say; there may be thousands. It returns the merger, which stands after it, to go on with what comes.
 func (s *Server) backlog(ctx context.Context, id events.ScanID, after place) ([]eventBody, *merger, error) {
+	// First, so that no event of the scan that lies before this one is missing in what is loaded next: the place after it would skip it for ever.
+	spent, some, err := s.usageAt(ctx, id, 0)
+	if err != nil {
+		return nil, nil, err
+	}
 	past, _, err := s.Store.Load(ctx, events.ScanOf(s.region, id), events.Head{})
 	if err != nil {
 		return nil, nil, err
@@ -162,6 +169,10 @@ func (s *Server) backlog(ctx context.Context, id events.ScanID, after place) ([]
 	lines, err := s.feedTail(ctx, id, after.Feed, past)
 	if err != nil {
 		return nil, nil, err
+	}
+	if some {
+		i, _ := slices.BinarySearchFunc(past, spent.Seq, func(r events.Recorded, seq events.Seq) int { return cmp.Compare(r.Seq, seq) })
+		past = slices.Insert(past, i, spent)
 	}
 	m := &merger{s: s, at: after}
 	var out []eventBody
@@ -394,7 +405,7 @@ func (s *Server) live(ctx context.Context, c *call, m *merger, out *sse) bool {
 	defer following.Wait()
 	defer cancel()
 	following.Go(func() {
-		for r, err := range s.Store.Follow(ctx, m.at.Log, events.ScanOf(s.region, c.scan.ID).Filter()) {
+		for batch, err := range s.Store.FollowBatches(ctx, m.at.Log, 64, events.ScanOf(s.region, c.scan.ID).Filter(), events.UsageOf(s.region, c.scan.ID).Filter()) {
 			if _, unreadable := errors.AsType[*eventstore.UnreadableError](err); unreadable {
 				continue // the read model parks the scan and says so; the stream goes on
 			}
@@ -402,10 +413,12 @@ func (s *Server) live(ctx context.Context, c *call, m *merger, out *sse) bool {
 				broken <- err
 				return
 			}
-			select {
-			case log <- r:
-			case <-ctx.Done():
-				return
+			for _, r := range newestUsage(batch) {
+				select {
+				case log <- r:
+				case <-ctx.Done():
+					return
+				}
 			}
 		}
 	})
