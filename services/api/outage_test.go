@@ -68,6 +68,13 @@ func (o *outage) Rollup(ctx context.Context, id events.ProjectID) (projections.R
 	return unless(o, func() (projections.Rollup, error) { return o.Reader.Rollup(ctx, id) })
 }
 
+func (o *outage) Usage(ctx context.Context, f projections.UsageFilter, p projections.Page) (projections.UsageSums, projections.Cursor, error) {
+	if err := o.err(); err != nil {
+		return projections.UsageSums{}, "", err
+	}
+	return o.Reader.Usage(ctx, f, p)
+}
+
 func TestWritesGoOnWhileTheReadModelIsAway(t *testing.T) {
 	t.Parallel()
 	var model *outage
