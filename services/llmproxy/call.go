@@ -29,6 +29,7 @@ type call struct {
 	// Of the work at the provider, which may go on for a moment when the agent has gone. Its cause says why it ended: a *refusal, errSilent, errAgentGone, errClosing.
 	ctx    context.Context
 	cancel context.CancelCauseFunc
+	idle   *time.Timer // ends the call when nothing has come from the provider for too long; stopped between tries
 
 	id    string        // of the try that is on its way
 	tries int           // that were made
@@ -65,8 +66,11 @@ func (c *call) serve() {
 		c.cut(&refusal{code: "vega_call_timeout", message: fmt.Sprintf("the call took longer than %s (VEGA_LLM_PROXY_CALL_TIMEOUT_SECONDS)", c.p.cfg.TotalTimeout)})
 	})
 	defer total.Stop()
+	c.idle = time.AfterFunc(c.p.cfg.IdleTimeout, func() { c.cancel(errSilent) })
+	c.idle.Stop() // until something is sent
+	defer c.idle.Stop()
 	gone := context.AfterFunc(c.r.Context(), func() {
-		t := time.NewTimer(drainTime)
+		t := time.NewTimer(c.p.drain)
 		defer t.Stop()
 		select {
 		case <-t.C:
@@ -268,6 +272,7 @@ func (c *call) try() (*http.Response, *verdict, error) {
 	if send != nil {
 		out.body = send(limit)
 	}
+	c.idle.Reset(c.p.cfg.IdleTimeout)
 	res, sent, err := c.p.provider.send(c.ctx, out)
 	c.p.metrics.calls.WithLabelValues(string(c.endpoint)).Inc()
 	switch {
@@ -279,9 +284,11 @@ func (c *call) try() (*http.Response, *verdict, error) {
 		return res, nil, nil
 	default:
 		v := c.p.provider.judge(res, c.p.now())
+		c.idle.Stop()
 		c.a.release(c.id, true, fmt.Sprintf("the provider answered HTTP %d", res.StatusCode))
 		return nil, &v, nil
 	}
+	c.idle.Stop()
 	if c.ctx.Err() != nil {
 		return nil, nil, err
 	}

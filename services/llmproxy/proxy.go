@@ -53,7 +53,8 @@ type Proxy struct {
 	metrics  *metrics
 	log      *slog.Logger
 	now      func() time.Time
-	name     string // this process, in the cause of its events
+	drain    time.Duration // drainTime
+	name     string        // this process, in the cause of its events
 
 	calls   sync.WaitGroup // handlers that run
 	writers sync.WaitGroup // accounts that write
@@ -68,7 +69,7 @@ type Proxy struct {
 // New returns a proxy for the scans of a log. Its errors name the setting that is missing or cannot be used. A cap on money needs prices, so prices are read here and
 // never again.
 func New(c Config, parts Parts) (*Proxy, error) {
-	p := &Proxy{cfg: c.withDefaults(), store: parts.Store, log: parts.Log, now: parts.Now, name: "llm proxy " + strings.ToLower(rand.Text()[:8]), watch: newWatch(parts.Store),
+	p := &Proxy{cfg: c.withDefaults(), store: parts.Store, log: parts.Log, now: parts.Now, drain: drainTime, name: "llm proxy " + strings.ToLower(rand.Text()[:8]), watch: newWatch(parts.Store),
 		caps:    Caps{Requests: c.MaxRequestsPerScan, Tokens: c.MaxTokensPerScan, Cost: c.MaxCostPerScan},
 		closing: make(chan struct{}), accounts: map[events.ScanID]*account{}}
 	if p.now == nil {

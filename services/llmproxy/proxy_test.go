@@ -44,7 +44,13 @@ func start(t *testing.T) *bench { return startWith(t, func(*Config) {}) }
 // startWith is start with another configuration.
 func startWith(t *testing.T, change func(*Config)) *bench {
 	t.Helper()
-	b := &bench{t: t, store: natstest.Open(t), logs: &lines{}}
+	return prepare(t, natstest.Open(t), change)
+}
+
+// prepare starts a proxy on a log that is there.
+func prepare(t *testing.T, store *eventstore.Store, change func(*Config)) *bench {
+	t.Helper()
+	b := &bench{t: t, store: store, logs: &lines{}}
 	b.respond = func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Type", "application/json")
 		w.Header().Set("Set-Cookie", "provider=1")

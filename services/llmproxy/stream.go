@@ -6,7 +6,6 @@ import (
 	"io"
 	"net/http"
 	"sync"
-	"time"
 
 	"vega/services/llmproxy/wire"
 )
@@ -18,8 +17,6 @@ var buffers = sync.Pool{New: func() any { return new([32 << 10]byte) }}
 // the agent has gone it reads on for a moment, because what an answer cost is said at its end.
 func (c *call) stream(res *http.Response) error {
 	defer res.Body.Close()
-	idle := time.AfterFunc(c.p.cfg.IdleTimeout, func() { c.cancel(errSilent) })
-	defer idle.Stop()
 	said := wire.NewAnswer(c.endpoint, res.Header.Get("Content-Type"))
 	settled := false
 	settle := func(reason string) {
@@ -39,7 +36,7 @@ func (c *call) stream(res *http.Response) error {
 	var failed error
 	for failed == nil {
 		n, err := res.Body.Read(buf[:])
-		idle.Reset(c.p.cfg.IdleTimeout)
+		c.idle.Reset(c.p.cfg.IdleTimeout)
 		if n > 0 {
 			if !gone {
 				gone = c.pass(buf[:n], said.Streams()) != nil
