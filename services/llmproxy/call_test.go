@@ -269,7 +269,9 @@ func TestAStreamIsCutWhenItsAttemptIsOver(t *testing.T) {
 	}{
 		"cancelled":  {func(b *bench, _ Grant) { b.do(theScan, scan.RequestCancel{}) }, "the scan is being cancelled"},
 		"superseded": {func(b *bench, g Grant) { b.do(theScan, scan.Expire{Generation: g.Generation, Reason: "test"}) }, "the scan was given to another worker"},
-		"failed":     {func(b *bench, g Grant) { b.do(theScan, scan.Fail{Generation: g.Generation, Code: "engine_failed", Message: "m"}) }, "the scan has ended (failed)"},
+		"failed": {func(b *bench, g Grant) {
+			b.do(theScan, scan.Fail{Generation: g.Generation, Code: "engine_failed", Message: "m"})
+		}, "the scan has ended (failed)"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -284,7 +286,9 @@ func TestAStreamIsCutWhenItsAttemptIsOver(t *testing.T) {
 			}
 			_, data, ok := strings.Cut(string(rest), "event: response.failed\ndata: ")
 			var last struct {
-				Response struct{ Error struct{ Code, Message string } }
+				Response struct {
+					Error struct{ Code, Message string }
+				}
 			}
 			if err := json.Unmarshal([]byte(strings.TrimSpace(data)), &last); !ok || err != nil || last.Response.Error.Code != "invalid_prompt" || last.Response.Error.Message != c.says {
 				t.Errorf("the stream ends %s", rest)

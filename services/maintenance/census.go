@@ -33,7 +33,8 @@ type census struct {
 	holders    map[events.WorkerID]map[events.ScanID]*entry // by owner, and by launcher of what a runner owns
 	changes    uint64                                       // counts arrivals and departures in holders
 	ingesting  map[events.RepositoryID]ingestion
-	newer      int // events of a later release
+	reserved   map[events.ScanID]time.Time // scans with calls on their way to the provider: when the first of them counts as lost
+	newer      int                         // events of a later release
 	unreadable int
 }
 
@@ -61,7 +62,7 @@ type ingestion struct {
 func newCensus(store *eventstore.Store, log *slog.Logger) *census {
 	return &census{
 		store: store, log: log, caught: make(chan struct{}), fresh: make(chan struct{}, 1),
-		scans: map[events.ScanID]*entry{}, holders: map[events.WorkerID]map[events.ScanID]*entry{}, ingesting: map[events.RepositoryID]ingestion{},
+		scans: map[events.ScanID]*entry{}, holders: map[events.WorkerID]map[events.ScanID]*entry{}, ingesting: map[events.RepositoryID]ingestion{}, reserved: map[events.ScanID]time.Time{},
 	}
 }
 
@@ -181,11 +182,41 @@ func (c *census) take(batch ...events.Recorded) {
 			c.takeScan(r)
 		case events.RepositoryAggregate:
 			c.takeRepository(r)
-		case events.SlotsAggregate, events.UsageAggregate, events.FindingAggregate, events.ProjectAggregate, events.APIKeyAggregate:
+		case events.UsageAggregate:
+			c.takeUsage(r)
+		case events.SlotsAggregate, events.FindingAggregate, events.ProjectAggregate, events.APIKeyAggregate:
 		default:
 		}
 	}
 	c.arrive()
+}
+
+// takeUsage needs mu.
+func (c *census) takeUsage(r events.Recorded) {
+	e, ok := r.Event.(events.UsageRecorded)
+	if !ok {
+		return
+	}
+	id := events.ScanID(r.Aggregate.ID)
+	delete(c.reserved, id)
+	for _, open := range e.Open {
+		if first, ok := c.reserved[id]; !ok || open.Until.Before(first) {
+			c.reserved[events.ScanID(strings.Clone(string(id)))] = open.Until
+		}
+	}
+}
+
+// lost lists the scans with a call whose time was over before now.
+func (c *census) lost(now time.Time) []events.ScanID {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	var out []events.ScanID
+	for id, until := range c.reserved {
+		if now.After(until) {
+			out = append(out, id)
+		}
+	}
+	return out
 }
 
 func (c *census) takeScan(r events.Recorded) {

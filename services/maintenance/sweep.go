@@ -12,6 +12,7 @@ import (
 	"vega/events"
 	"vega/events/eventstore"
 	"vega/services/catalog"
+	"vega/services/llmproxy"
 	"vega/services/scan"
 )
 
@@ -46,7 +47,7 @@ func (m *Maintenance) sweeps(ctx context.Context) {
 func (m *Maintenance) Sweep(ctx context.Context, now time.Time) error {
 	m.sweeping.Lock()
 	defer m.sweeping.Unlock()
-	err := errors.Join(m.sweepStale(ctx, now), m.sweepHints(ctx, now), m.sweepIngestions(ctx, now))
+	err := errors.Join(m.sweepStale(ctx, now), m.sweepHints(ctx, now), m.sweepIngestions(ctx, now), m.sweepUsage(ctx, now))
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.status.LastSweep = now
@@ -90,6 +91,19 @@ func (m *Maintenance) sweepHints(ctx context.Context, now time.Time) error {
 			m.status.Requeued++
 			m.mu.Unlock()
 			m.Log.Info("lost hint renewed", "scan_id", w.scan, "seq", w.ready)
+		}
+	}
+	return failed
+}
+
+// sweepUsage charges the calls to the provider whose proxy is gone.
+func (m *Maintenance) sweepUsage(ctx context.Context, now time.Time) error {
+	var failed error
+	for _, id := range m.census.lost(now) {
+		n, err := llmproxy.ChargeLost(ctx, m.Store, id, now)
+		failed = errors.Join(failed, err)
+		if n > 0 {
+			m.Log.Warn("calls whose proxy is gone charged as reserved", "scan_id", id, "calls", n)
 		}
 	}
 	return failed

@@ -339,3 +339,33 @@ func TestAnIdleSystemLogsNothing(t *testing.T) {
 		t.Errorf("logged %s", got)
 	}
 }
+
+func TestACallWhoseProxyIsGoneIsCharged(t *testing.T) {
+	t.Parallel()
+	y := newYard(t)
+	now := time.Now().UTC()
+	id := events.NewScanID(natstest.Region)
+	of := events.UsageOf(natstest.Region, id)
+	r := events.Reservation{ID: "call_a", InputTokens: 100, OutputTokens: 50, CostNanoUSD: 7, Until: now.Add(time.Hour)}
+	if _, err := y.admin.Append(t.Context(), of, events.Head{}, events.Meta{Command: events.NewCommandID(), Actor: events.BySystem("test"), At: now}, events.UsageRecorded{Open: []events.Reservation{r}, Calls: []events.Call{{ID: r.ID, Step: events.CallReserved, Reserved: &r}}}); err != nil {
+		t.Fatal(err)
+	}
+	y.seen()
+	for _, c := range []struct {
+		after time.Duration
+		want  events.Usage
+		open  int
+	}{{time.Minute, events.Usage{}, 1}, {2 * time.Hour, r.Usage(), 0}, {3 * time.Hour, r.Usage(), 0}} {
+		if err := y.Sweep(t.Context(), now.Add(c.after)); err != nil {
+			t.Fatal(err)
+		}
+		y.seen()
+		last, _, err := y.admin.LoadLast(t.Context(), of)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if e := last.Event.(events.UsageRecorded); e.Settled != c.want || len(e.Open) != c.open {
+			t.Errorf("after %s: %+v, want %+v", c.after, e, c.want)
+		}
+	}
+}

@@ -13,6 +13,7 @@ import (
 	"vega/events/eventstore"
 	"vega/services/engine"
 	"vega/services/files"
+	"vega/services/llmproxy"
 	"vega/services/scan"
 )
 
@@ -189,7 +190,11 @@ func (a *attempt) work(ctx context.Context, dir string) error {
 	if err := a.w.Store.FlushFeed(ctx); err != nil && ctx.Err() != nil {
 		return context.Cause(ctx)
 	}
-	return a.do(ctx, scan.Complete{Generation: a.generation, Coverage: out.Coverage})
+	spent, err := llmproxy.Spent(ctx, a.w.Store, a.id)
+	if err != nil {
+		return err
+	}
+	return a.do(ctx, scan.Complete{Generation: a.generation, Coverage: out.Coverage, Usage: spent})
 }
 
 // sourceError says that the snapshot could not be brought here.
