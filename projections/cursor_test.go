@@ -13,6 +13,8 @@ func FuzzCursor(f *testing.F) {
 	f.Add(string(SeqCursor(1)))
 	f.Add(string(SeqCursor(1<<64 - 1)))
 	f.Add(string(FindingCursor(Finding{Finding: events.Finding{ID: "find_a_b", Severity: events.SeverityLow, File: "a/b.go", StartLine: 3}})))
+	f.Add(string(ByDay.Cursor(UsageSum{Day: "2026-11-01"})))
+	f.Add(string(ByScan.Cursor(UsageSum{Queued: 7})))
 	f.Add("eyJzIjotMX0")
 	f.Add("bnVsbA")
 	f.Add("e30")
@@ -26,6 +28,17 @@ func FuzzCursor(f *testing.F) {
 		case some:
 			if again, _, err := ReadSeqCursor(SeqCursor(seq)); err != nil || again != seq {
 				t.Errorf("cursor of %d reads as %d, %v", seq, again, err)
+			}
+		}
+		for _, by := range []UsageBy{ByDay, ByProject, ByUser, ByScan} {
+			sum, some, err := by.ReadCursor(Cursor(s))
+			switch {
+			case err != nil && !errors.Is(err, ErrBadCursor):
+				t.Errorf("ReadCursor(%q) by %s = %v, want ErrBadCursor", s, by, err)
+			case some:
+				if again, _, err := by.ReadCursor(by.Cursor(sum)); err != nil || by.Compare(again, sum) != 0 {
+					t.Errorf("cursor by %s of %+v reads as %+v, %v", by, sum, again, err)
+				}
 			}
 		}
 		place, some, err := ReadFindingCursor(Cursor(s))

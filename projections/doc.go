@@ -1,4 +1,4 @@
-// Package projections turns the event log into what the API reads: projects, repositories, snapshots, scans, findings, triage.
+// Package projections turns the event log into what the API reads: projects, repositories, snapshots, scans, findings, triage, spending.
 //
 // The log is the truth; what is here can be thrown away and built again. [Apply] says what each event does to the rows, the same for every
 // backend. A backend is a [Model]: it keeps rows and checkpoint together and answers the queries of [Reader]. projections/jsonfile

@@ -69,6 +69,20 @@ func (by UsageBy) Group(r *DayUsage) UsageSum {
 	}
 }
 
+// Key is the same for rows that belong together.
+func (by UsageBy) Key(r *DayUsage) string {
+	switch by {
+	case ByProject:
+		return string(r.Project)
+	case ByUser:
+		return string(r.User)
+	case ByScan:
+		return string(r.Scan)
+	default:
+		return string(r.Day)
+	}
+}
+
 // Compare is the order of sums.
 func (by UsageBy) Compare(a, b UsageSum) int {
 	switch by {

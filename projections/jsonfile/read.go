@@ -213,7 +213,13 @@ func (m *Model) Rollup(_ context.Context, id events.ProjectID) (projections.Roll
 }
 
 // Usage sums up what was spent, by walking through the rows of a scan, a project, or all days.
-func (m *Model) Usage(_ context.Context, f projections.UsageFilter, p projections.Page) (projections.UsageSums, projections.Cursor, error) {
+func (m *Model) Usage(_ context.Context, f projections.UsageFilter, p projections.Page) (out projections.UsageSums, next projections.Cursor, err error) {
+	out.Sums, out.Total = m.usage(f)
+	out.Sums, next, err = f.By.SortUsage(out.Sums, p) // readers and writers go on meanwhile
+	return out, next, err
+}
+
+func (m *Model) usage(f projections.UsageFilter) (all []projections.UsageSum, total projections.UsageSum) {
 	m.mu.RLock()
 	defer m.mu.RUnlock()
 	rows := m.live.rows.usage.every()
@@ -223,31 +229,25 @@ func (m *Model) Usage(_ context.Context, f projections.UsageFilter, p projection
 	case f.Project != "":
 		rows = m.live.rows.usage.in(string(f.Project)).all()
 	}
-	var out projections.UsageSums
-	sums := map[projections.UsageSum]*projections.UsageSum{} // by an empty one
+	places := map[string]int{} // in all
 	for r := range rows {
 		if !f.Has(r) || f.Member != "" && !m.belongs(r.Project, f.Member) {
 			continue
 		}
-		out.Total.Add(r)
-		group := f.By.Group(r)
-		of := sums[group]
-		if of == nil {
-			of = new(group)
-			sums[group] = of
+		total.Add(r)
+		key := f.By.Key(r)
+		i, known := places[key]
+		if !known {
+			i = len(all)
+			places[key] = i
+			all = append(all, f.By.Group(r))
+			if project, ok := m.live.rows.projects.get(string(all[i].Project)); ok {
+				all[i].Name, all[i].Deleted = project.Name, project.Deleted
+			}
 		}
-		of.Add(r)
+		all[i].Add(r)
 	}
-	for _, of := range sums {
-		if project, ok := m.live.rows.projects.get(string(of.Project)); ok {
-			of.Name, of.Deleted = project.Name, project.Deleted
-		}
-		out.Sums = append(out.Sums, *of)
-	}
-	var next projections.Cursor
-	var err error
-	out.Sums, next, err = f.By.SortUsage(out.Sums, p)
-	return out, next, err
+	return all, total
 }
 
 // APIKey returns one API key, or ErrNotFound.

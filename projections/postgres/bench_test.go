@@ -271,6 +271,40 @@ func BenchmarkScans(b *testing.B) {
 	}
 }
 
+// BenchmarkUsage sums up 100,000 days of scans: 30 days of 100 projects, as an admin, a member of ten projects and somebody who looks at one see them.
+func BenchmarkUsage(b *testing.B) {
+	const n = 100_000
+	server := benchServer(b)
+	address := server.Database(b)
+	m := open(b, options(address))
+	fill(b, address, 1000)
+	c := connect(b, address)
+	defer c.Close(b.Context())
+	for _, sql := range []string{
+		fmt.Sprintf(`INSERT INTO vega.day_usage SELECT to_char(date '2026-11-01' + (i %% 30)::int, 'YYYY-MM-DD'), 'scan_' || i, 'proj_' || i * 7919 %% 1000 / 10, 'repo_' || i * 7919 %% 1000, 'user_' || i %% 50, i, 9, 8, 7, 6, 5, 4, 0, i
+			FROM generate_series(1::bigint, %d) i`, n),
+		"VACUUM ANALYZE vega.day_usage",
+	} {
+		if _, err := c.Exec(b.Context(), sql); err != nil {
+			b.Fatal(err)
+		}
+	}
+	for who, f := range map[string]projections.UsageFilter{
+		"all": {}, "member": {Member: "user_7"}, "project": {Project: "proj_7"}, "a day": {From: "2026-11-07", To: "2026-11-07"},
+	} {
+		for _, by := range []projections.UsageBy{projections.ByDay, projections.ByProject, projections.ByUser, projections.ByScan} {
+			b.Run(who+" by "+string(by), func(b *testing.B) {
+				f.By = by
+				for b.Loop() {
+					if got, _, err := m.Usage(b.Context(), f, projections.Page{}); err != nil || got.Total.Usage.Requests == 0 {
+						b.Fatal(got.Total, err)
+					}
+				}
+			})
+		}
+	}
+}
+
 func p99(took []time.Duration) time.Duration {
 	slices.Sort(took)
 	return took[len(took)*99/100]

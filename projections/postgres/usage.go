@@ -27,7 +27,7 @@ func intoUsage(s *projections.UsageSum) []any {
 		numberInto[int64]{&u.ReasoningTokens}, numberInto[int64]{&u.CostNanoUSD}, numberInto[int64]{&s.Estimated}}
 }
 
-// Usage sums up what was spent. The page and the total are two walks through the selected rows in one statement: by day the first one stops where the page ends.
+// Usage sums up what was spent. The page and the total are two walks through the selected rows in one statement, so they are of one moment.
 func (m *Model) Usage(ctx context.Context, f projections.UsageFilter, p projections.Page) (projections.UsageSums, projections.Cursor, error) {
 	var out projections.UsageSums
 	after, begun, err := f.By.ReadCursor(p.After)

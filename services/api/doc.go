@@ -19,6 +19,13 @@
 // A caller shows an access token, which Deps.Auth answers for, or an API key, which the log does. A route asks for a role in the project of what its path names, and of a
 // key for a scope beside it (routes.go; testdata/scopes.txt lists them). Limits of requests are counted at the door.
 //
+// # What is spent
+//
+// The proxy's events of a scan's calls carry running sums, so a scan shows those of the newest one, with what is reserved for calls on their way. They are an aggregate beside the
+// scan: they may come after its end, and change neither its version nor its sequence. A scan that is folded from the log, as it was or while the read model is away, takes the
+// newest of them up to the same sequence. In the events of a scan they are scan_usage, in the order of the log: of those that are there the newest, then each as it is stored, or the last of several
+// that arrive together. After scan_completed a live stream waits for none. All of them are in GET scans/{id}/usage, and summed up by the day on which calls ended in GET billing/usage.
+//
 // # Sources and downloads
 //
 // A source comes as a body (upload.go), or in parts straight to the file storage (direct.go), whose upload's id says everything, so any process goes on with
