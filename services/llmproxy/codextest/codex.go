@@ -3,6 +3,7 @@ package codextest
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -39,6 +40,8 @@ type Options struct {
 	Dir     string // where it works; empty: a new folder
 	// Config is lines of config.toml for the provider's table, such as "stream_max_retries = 1"; without any the program's own limits hold.
 	Config string
+	// WebSearch is the setting web_search; empty: disabled.
+	WebSearch string
 	// Env is added to the environment, NAME=value.
 	Env []string
 }
@@ -136,12 +139,7 @@ func Start(tb testing.TB, o Options) *Process {
 	if o.Dir == "" {
 		o.Dir = tb.TempDir()
 	}
-	if o.Model == "" {
-		o.Model = "gpt-5.4"
-	}
-	if o.Prompt == "" {
-		o.Prompt = "Say hello."
-	}
+	o.Model, o.Prompt = cmp.Or(o.Model, "gpt-5.4"), cmp.Or(o.Prompt, "Say hello.")
 	tmp := tb.TempDir()
 	p := &Process{Home: tb.TempDir(), tb: tb, ended: make(chan struct{})}
 	if err := os.WriteFile(filepath.Join(p.Home, "config.toml"), []byte(config(o)), 0o600); err != nil {
@@ -241,7 +239,7 @@ func config(o Options) string {
 model_provider = "vega"
 approval_policy = "never"
 check_for_update_on_startup = false
-web_search = "disabled"
+web_search = %q
 
 [analytics]
 enabled = false
@@ -263,5 +261,5 @@ env_key = %q
 wire_api = "responses"
 supports_websockets = false
 %s
-`, o.Model, o.BaseURL, tokenVariable, o.Config)
+`, o.Model, cmp.Or(o.WebSearch, "disabled"), o.BaseURL, tokenVariable, o.Config)
 }
