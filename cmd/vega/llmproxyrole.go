@@ -16,6 +16,7 @@ import (
 
 // serveLLMProxy forwards the agent's calls to the provider, until ctx ends. Any number of these may run.
 func serveLLMProxy(ctx context.Context, cfg config.Config, log *slog.Logger) (err error) {
+	hideKey(cfg, log)
 	n := &node{cfg: cfg, log: log}
 	defer func() {
 		err = errors.Join(err, n.close())
@@ -69,6 +70,16 @@ func (n *apiNode) startOwnProxy(ctx context.Context, life *lifecycle) error {
 	}
 	n.proxy, err = startProxy(ctx, life, n.cfg.LLM.ListenAddr, proxy, nil)
 	return err
+}
+
+// hideKey keeps the provider's key, if this process has it, from others of its user.
+func hideKey(cfg config.Config, log *slog.Logger) {
+	if cfg.LLM.ProviderAPIKey.IsZero() {
+		return
+	}
+	if err := hideMemory(); err != nil {
+		log.Warn("the memory that holds the provider's key is not hidden from other processes of this user", "err", err)
+	}
 }
 
 // logCheck says whether the event log answers.

@@ -53,6 +53,7 @@ func openAPINode(ctx context.Context, cfg config.Config, made assembly, log *slo
 			err = errors.Join(err, n.close())
 		}
 	}()
+	hideKey(cfg, log)
 	if n.lock, err = lockData(cfg.DataDir); err != nil {
 		return n, err
 	}
@@ -226,6 +227,7 @@ func (n *apiNode) openAPI(signIn api.Auth) (err error) {
 		Mode:        n.cfg.Dispatch.Mode,
 		Stages:      engine.StageNames(),
 		MaxAttempts: n.cfg.Worker.MaxAttempts,
+		Caps:        api.Caps{Requests: n.cfg.LLM.MaxRequestsPerScan, Tokens: n.cfg.LLM.MaxTokensPerScan, CostNanoUSD: int64(n.cfg.LLM.MaxCostPerScan)},
 		Limits:      limits(n.cfg),
 		Checks:      append([]api.Check{n.disk()}, n.checks...),
 		Log:         n.log,
@@ -274,7 +276,7 @@ func limits(cfg config.Config) []api.Limit {
 		{Name: "VEGA_WORKER_SLOTS", Value: cfg.Worker.Slots},
 		{Name: "VEGA_LLM_PROXY_MAX_REQUESTS_PER_SCAN", Value: cfg.LLM.MaxRequestsPerScan},
 		{Name: "VEGA_LLM_PROXY_MAX_TOKENS_PER_SCAN", Value: cfg.LLM.MaxTokensPerScan},
-		{Name: "VEGA_LLM_PROXY_MAX_COST_USD_PER_SCAN", Value: cfg.LLM.MaxCostPerScan},
+		{Name: "VEGA_LLM_PROXY_MAX_COST_USD_PER_SCAN", Value: float64(cfg.LLM.MaxCostPerScan) / 1e9},
 		{Name: "VEGA_RATE_LIMIT_USER_PER_MINUTE", Value: cfg.Auth.RateLimits.UserPerMinute},
 		{Name: "VEGA_RATE_LIMIT_API_KEY_PER_MINUTE", Value: cfg.Auth.RateLimits.APIKeyPerMinute},
 	}

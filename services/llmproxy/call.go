@@ -49,6 +49,12 @@ const (
 	lateTime  = time.Minute      // between the last moment of a call and when its reservation counts as lost
 )
 
+// What a model's name may be, as where scans ask for one.
+const (
+	maxModel   = 100 // bytes
+	modelChars = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._:/-"
+)
+
 func newCall(p *Proxy, a *account, g Grant, e wire.Endpoint, w http.ResponseWriter, r *http.Request) *call {
 	c := &call{p: p, a: a, grant: g, endpoint: e, w: w, r: r, ctl: http.NewResponseController(w)}
 	c.ctx, c.cancel = context.WithCancelCause(context.WithoutCancel(r.Context()))
@@ -233,6 +239,9 @@ func (c *call) read() error {
 	c.bytes = int64(len(body))
 	if c.req, err = wire.Parse(c.endpoint, body, c.p.allowed(c.grant)); err != nil {
 		return err
+	}
+	if m := c.req.Model; len(m) > maxModel || strings.Trim(m, modelChars) != "" { // it stands in events
+		return &refusal{code: "vega_model_refused", message: fmt.Sprintf("model: want at most %d letters, digits and ._:/-", maxModel)}
 	}
 	var priced bool
 	c.model, priced = c.p.prices.Of(c.req.Model)
