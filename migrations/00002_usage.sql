@@ -3,7 +3,7 @@
 -- What calls to the provider cost, as the proxy records it.
 ALTER TABLE scans
     ADD COLUMN reasoning_tokens        bigint NOT NULL DEFAULT 0,
-    ADD COLUMN reserved_requests       bigint NOT NULL DEFAULT 0, -- the most that calls on their way can cost
+    ADD COLUMN reserved_requests       bigint NOT NULL DEFAULT 0, -- what is set aside for calls on their way
     ADD COLUMN reserved_input_tokens   bigint NOT NULL DEFAULT 0,
     ADD COLUMN reserved_output_tokens  bigint NOT NULL DEFAULT 0,
     ADD COLUMN reserved_cost_nano_usd  bigint NOT NULL DEFAULT 0,

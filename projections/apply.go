@@ -226,11 +226,7 @@ func applyUsage(tx Tx, r events.Recorded) error {
 		}
 	}
 	// Every event carries the whole state, so only the newest one counts.
-	s.Usage, s.Denied, s.Metered = e.Settled, e.Denied, r.Seq
-	s.Reserved = events.Usage{}
-	for _, o := range e.Open {
-		s.Reserved = plus(s.Reserved, o.Usage())
-	}
+	s.Usage, s.Reserved, s.Denied, s.Metered = e.Settled, e.Reserved(), e.Denied, r.Seq
 	return tx.PutScan(s)
 }
 

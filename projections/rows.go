@@ -87,7 +87,7 @@ type (
 		Counts     events.Counts       `json:"findings"`
 		Rejected   int                 `json:"rejected,omitempty"`
 		Usage      events.Usage        `json:"usage"`               // what calls that have ended cost
-		Reserved   events.Usage        `json:"reserved,omitzero"`   // the most that calls on their way can cost
+		Reserved   events.Usage        `json:"reserved,omitzero"`   // what is set aside for calls on their way
 		Denied     string              `json:"denied,omitempty"`    // the cap that denied the newest call
 		Metered    events.Seq          `json:"usage_seq,omitempty"` // the newest usage event; 0: there was none, and Usage is what the scan's end said
 		Failure    *events.ScanFailed  `json:"error,omitempty"`

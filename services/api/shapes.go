@@ -202,7 +202,7 @@ type scanBody struct {
 	Findings      events.Counts       `json:"findings"`
 	Rejected      int                 `json:"findings_rejected" doc:"Findings whose file, lines or quote did not exist"`
 	Usage         usageBody           `json:"usage" doc:"What calls that have ended cost; it may still change after the scan's end, and neither version nor sequence with it"`
-	Reserved      *reservedBody       `json:"reserved,omitempty" doc:"The most that calls on their way can cost; absent when there are none"`
+	Reserved      *reservedBody       `json:"reserved,omitempty" doc:"What is set aside for calls on their way; absent when there are none"`
 	Caps          *capsBody           `json:"caps,omitempty" doc:"What a scan may spend, as it is configured now; absent when there is no limit"`
 	Denied        string              `json:"denied,omitempty" enum:"requests,tokens,cost" doc:"The cap that denied the newest call"`
 	QueuePosition *int                `json:"queue_position" doc:"Place among the scans that wait, from 1; null when it does not wait, or the queue has no order (sqs)"`

@@ -49,12 +49,8 @@ func shapeReserved(u events.Usage) *reservedBody {
 
 // shapeSpending is what a scan's calls came to with an event, as its live stream shows it.
 func shapeSpending(e events.UsageRecorded) map[string]any {
-	var reserved events.Usage
-	for _, r := range e.Open {
-		reserved = reserved.Plus(r.Usage())
-	}
 	payload := map[string]any{"usage": shapeUsage(e.Settled)}
-	if r := shapeReserved(reserved); r != nil {
+	if r := shapeReserved(e.Reserved()); r != nil {
 		payload["reserved"] = r
 	}
 	if e.Denied != "" {
