@@ -97,6 +97,9 @@ func poison(t *testing.T, m projections.Model) {
 	end := publish(t, s, after.Messages[0], func(nats.Header) {})
 
 	wait(t, r, end)
+	more := NewHistory(t)
+	more.Add(ofProject(10), events.ByUser(user(1)), events.ProjectCreated{Name: "and on", Owner: user(1)})
+	wait(t, r, publish(t, s, more.Messages[0], func(nats.Header) {})) // then what came before is done with, and counted
 	parked, err := m.ParkedAggregates(t.Context())
 	if err != nil {
 		t.Fatal(err)

@@ -221,6 +221,7 @@ func TestAStatementThatTakesTooLongIsEndedAndTriedAgain(t *testing.T) {
 	s := natstest.Open(t)
 	address := pgtest.Shared(t).Database(t)
 	o := options(address)
+	open(t, o) // makes the tables, which takes as long as it takes
 	o.Config.Postgres.StatementTimeout = 200 * time.Millisecond
 	p := start(t, s, o)
 	id, seq := makeProject(t, s)
