@@ -26,3 +26,13 @@ func TestWhatAnAnswerCostsThatIsRepeatedForLong(t *testing.T) {
 		{"no end", pt.Stream(pt.Created(), pt.Delta("x")), 6, 6, "response.completed"},
 	})
 }
+
+// What the provider does not stop to do passes to the agent when the proxy has tried often enough.
+func TestWhatEndsARunThroughTheProxyAfterLong(t *testing.T) {
+	t.Parallel()
+	through(t, []way{
+		{name: "the provider fails for good", answer: pt.Always(pt.Error(500, "c", "m")), calls: [2]int{30, 30}, requests: [2]int{120, 120}, says: "the provider fails with HTTP 500"},
+		{name: "the provider is busy for good", answer: pt.Always(pt.Error(429, "rate_limit_exceeded", "m")), calls: [2]int{30, 30}, requests: [2]int{120, 120}, says: "how often it is called"},
+		{name: "the provider hangs up for good", answer: pt.Always(pt.HangUp()), calls: [2]int{30, 30}, requests: [2]int{120, 120}, says: "cannot be reached"},
+	})
+}

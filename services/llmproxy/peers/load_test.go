@@ -105,18 +105,29 @@ func (x *contestant) call(ctx context.Context, body []byte, n int, first func())
 	return nil
 }
 
-// spend makes calls, at so many at once, and measures them.
-func (f *field) spend(b *testing.B, x *contestant, kind string, at, calls int) measured {
+// load is how a contestant is used.
+type load struct {
+	kind  string
+	at    int // once
+	calls int
+	pause time.Duration // of each client before a call
+}
+
+// spend makes calls and measures them.
+func (f *field) spend(b *testing.B, x *contestant, l load) measured {
 	b.Helper()
-	body := bodyOf(kind)
+	body, calls := bodyOf(l.kind), l.calls
 	took := make([]time.Duration, calls)
 	var next atomic.Int64
 	var clients sync.WaitGroup
 	busy, natsBusy := x.process.cpu(b), x.nats.cpu(b)
 	begin := time.Now()
-	for range at {
+	for range l.at {
 		clients.Go(func() {
 			for i := int(next.Add(1)) - 1; i < calls; i = int(next.Add(1)) - 1 {
+				if l.pause > 0 {
+					<-time.After(l.pause)
+				}
 				start := time.Now()
 				if err := x.call(b.Context(), body, i, nil); err != nil {
 					b.Errorf("%s: %v", x.name, err)

@@ -8,7 +8,6 @@
 package peers
 
 import (
-	"fmt"
 	"math"
 	"strings"
 	"testing"
@@ -34,26 +33,35 @@ func (m *measured) better(n measured) {
 	m.p50, m.perCall, m.natsCall, m.rate = min(m.p50, n.p50), min(m.perCall, n.perCall), min(m.natsCall, n.natsCall), max(m.rate, n.rate)
 }
 
-// BenchmarkCall sends calls, one at a time or 64 at once, through each of them.
+// BenchmarkCall sends calls through each of them: one at a time with a pause between two, as an agent does that works between its calls; one after the other; 64 at once.
 func BenchmarkCall(b *testing.B) {
 	f := open(b)
 	for _, c := range []struct {
-		kind  string
-		at    int // once
-		calls int
-	}{{answerJSON, 1, 1500}, {answerJSON, 64, 4000}, {answerSSE, 1, 1000}, {answerSSE, 64, 3000}} {
-		b.Run(fmt.Sprintf("%s/at-once=%d", c.kind, c.at), func(b *testing.B) {
+		name string
+		load load
+	}{
+		{"json/now-and-then", load{kind: answerJSON, at: 1, calls: 400, pause: 3 * time.Millisecond}},
+		{"json/at-once=1", load{kind: answerJSON, at: 1, calls: 1500}},
+		{"json/at-once=64", load{kind: answerJSON, at: 64, calls: 4000}},
+		{"sse/now-and-then", load{kind: answerSSE, at: 1, calls: 400, pause: 3 * time.Millisecond}},
+		{"sse/at-once=1", load{kind: answerSSE, at: 1, calls: 1000}},
+		{"sse/at-once=64", load{kind: answerSSE, at: 64, calls: 3000}},
+	} {
+		b.Run(c.name, func(b *testing.B) {
 			best := make([]measured, len(f.contestants))
 			for b.Loop() {
 				for range rounds {
 					for i, x := range f.contestants {
-						calls := c.calls / x.slow
-						f.spend(b, x, c.kind, c.at, calls/10) // everything is connected and warm
-						best[i].better(f.spend(b, x, c.kind, c.at, calls))
+						l := c.load
+						l.calls /= x.slow
+						warm := l
+						warm.calls /= 10 // everything is connected
+						f.spend(b, x, warm)
+						best[i].better(f.spend(b, x, l))
 					}
 				}
 			}
-			f.report(b, best, c.at)
+			f.report(b, best, c.load.at)
 		})
 	}
 }
