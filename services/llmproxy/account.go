@@ -19,7 +19,7 @@ type account struct {
 	slot chan struct{} // a place for each call that may be on its way
 
 	mu      sync.Mutex // guards what follows, never held over I/O
-	users   int        // calls that hold the account; the proxy forgets it at zero
+	users   int        // calls that hold the account; under the proxy's mu as well
 	queued  int        // calls that wait for a place
 	live    map[*call]struct{}
 	waiting []*step       // for the next event
@@ -53,9 +53,14 @@ var errNoLog = errors.New("the event log does not answer")
 func (a *account) reserve(ctx context.Context, k ask) (int64, *denial, error) {
 	s := &step{done: make(chan struct{}), apply: func(l *ledger, s *step) { s.limit, s.deny = l.reserve(a.p.caps, k) }}
 	a.enqueue(s)
+	late := time.NewTimer(admitTime)
+	defer late.Stop()
 	select {
 	case <-s.done:
-	case <-ctx.Done(): // whatever becomes of it, nobody will use it
+	case <-late.C: // whatever becomes of it, nobody will use it
+		a.release(k.id, false, "the log did not answer")
+		return 0, nil, errNoLog
+	case <-ctx.Done():
 		a.release(k.id, false, "the agent went away")
 		return 0, nil, ctx.Err()
 	}
@@ -105,7 +110,6 @@ func (a *account) write() {
 		if n == 0 {
 			a.writing, a.waiting = false, nil
 			a.mu.Unlock()
-			a.p.forget(a)
 			return
 		}
 		a.mu.Unlock()
@@ -198,6 +202,7 @@ func (a *account) record(batch []*step) error {
 
 const (
 	recordTime   = 15 * time.Second // for one event, conflicts included
+	admitTime    = 10 * time.Second // for a call to be admitted
 	maxConflicts = 100
 )
 

@@ -1,6 +1,7 @@
 package llmproxy
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"errors"
@@ -30,6 +31,8 @@ type call struct {
 	ctx    context.Context
 	cancel context.CancelCauseFunc
 	idle   *time.Timer // ends the call when nothing has come from the provider for too long; stopped between tries
+
+	checked chan error // the log's answer whether the attempt runs; nil once it was taken
 
 	id    string        // of the try that is on its way
 	tries int           // that were made
@@ -110,18 +113,21 @@ func (c *call) make() error {
 		return err
 	}
 	defer c.leave()
-	checked := make(chan error, 1) // owned by the goroutine, which ends with its question
+	c.checked = make(chan error, 1) // owned by the goroutine, which ends with its question
 	go func() {
 		ctx, cancel := context.WithTimeout(c.ctx, checkTime)
 		defer cancel()
-		checked <- c.p.watch.check(ctx, c.grant)
+		c.checked <- c.p.watch.check(ctx, c.grant)
 	}()
-	bad := c.read()
-	if err := <-checked; err != nil {
-		return c.cause(err)
-	}
-	if bad != nil {
-		return bad
+	if c.p.watch.ran(c.grant) {
+		if err := c.read(); err != nil {
+			return err
+		}
+	} else { // the log's answer decides whether anything is reserved at all
+		bad := c.read()
+		if err := c.check(); err != nil || bad != nil {
+			return cmp.Or(err, bad)
+		}
 	}
 	pause := 250 * time.Millisecond
 	for waited := time.Duration(0); ; {
@@ -155,6 +161,16 @@ func (c *call) make() error {
 			return c.cause(c.ctx.Err())
 		}
 	}
+}
+
+// check waits for the log's word whether the attempt runs. It is asked once for each call: later the call is cut when that changes.
+func (c *call) check() error {
+	if c.checked == nil {
+		return nil
+	}
+	err := <-c.checked
+	c.checked = nil
+	return c.cause(err)
 }
 
 // cause is why the call ended when its context did, else err.
@@ -273,6 +289,10 @@ func (c *call) try() (*http.Response, *verdict, error) {
 	}
 	limit, err := c.reserve(k)
 	if err != nil {
+		return nil, nil, err
+	}
+	if err := c.check(); err != nil {
+		c.a.release(c.id, false, "its attempt is over")
 		return nil, nil, err
 	}
 	// A crash from here on: the reservation is charged in full.

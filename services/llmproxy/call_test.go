@@ -403,7 +403,6 @@ func TestCallsBeyondTheScansPlacesWaitAndThenAreTurnedAway(t *testing.T) {
 			t.Errorf("a call that waited is answered %d", s)
 		}
 	}
-	b.eventually(func() bool { return b.proxy.accountOf(theScan) == nil })
 }
 
 // eventually polls a condition of the process's own state, which rings no bell.

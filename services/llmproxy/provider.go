@@ -165,3 +165,27 @@ func isStream(h http.Header) bool {
 	t, _, err := mime.ParseMediaType(h.Get("Content-Type"))
 	return err == nil && t == "text/event-stream"
 }
+
+// Check asks the provider for its models, which costs nothing, with the configured key. Its error is a sentence for the operator; the setting to look at comes with it.
+func Check(ctx context.Context, c Config) (setting string, err error) {
+	p, err := newProvider(c)
+	if err != nil {
+		return "VEGA_LLM_PROVIDER_BASE_URL", err
+	}
+	defer p.http.CloseIdleConnections()
+	res, _, err := p.send(ctx, request{endpoint: wire.Models})
+	if err != nil {
+		return "VEGA_LLM_PROVIDER_BASE_URL", fmt.Errorf("the provider cannot be reached: %w", err)
+	}
+	if res.StatusCode >= 200 && res.StatusCode < 300 || res.StatusCode == http.StatusNotFound { // not every provider lists its models
+		return "VEGA_LLM_PROVIDER_API_KEY", res.Body.Close()
+	}
+	v := p.judge(res, time.Now())
+	switch v.code {
+	case "vega_provider_refused":
+		return "VEGA_LLM_PROVIDER_API_KEY", errors.New("the provider does not accept the key")
+	case "vega_provider_misconfigured":
+		return "VEGA_LLM_PROVIDER_BASE_URL", errors.New("the provider answers with a redirect: this is not its address")
+	}
+	return "VEGA_LLM_PROVIDER_BASE_URL", errors.New(v.message)
+}

@@ -180,19 +180,30 @@ func (p *Proxy) hold(id events.ScanID) (*account, error) {
 func (p *Proxy) drop(a *account) {
 	p.mu.Lock()
 	a.users--
+	many := len(p.accounts) > maxAccounts
 	p.mu.Unlock()
-	p.forget(a)
+	if many {
+		p.forget()
+	}
 	p.calls.Done()
 }
 
-// forget closes an account that nobody holds and that has nothing to write.
-func (p *Proxy) forget(a *account) {
+// maxAccounts is how many accounts are kept when nobody uses them: one that is there need not be read again.
+const maxAccounts = 4096
+
+// forget closes the accounts that nobody holds and that have nothing to write, once there are too many.
+func (p *Proxy) forget() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	if a.users == 0 && !a.writing && p.accounts[a.id] == a {
-		delete(p.accounts, a.id)
+	if len(p.accounts) <= maxAccounts {
+		return
+	}
+	for id, a := range p.accounts {
+		a.mu.Lock()
+		if a.users == 0 && !a.writing {
+			delete(p.accounts, id)
+		}
+		a.mu.Unlock()
 	}
 }
 

@@ -76,6 +76,34 @@ func (w *watch) check(ctx context.Context, g Grant) error {
 	return nil
 }
 
+// ran says whether the attempt ran when its scan was last seen. That is no promise: a call is sent only after check.
+func (w *watch) ran(g Grant) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	was, ok := w.scans[g.Scan]
+	return ok && ended(was.state, g) == nil
+}
+
+// take folds an event of a scan that is remembered. It returns the scan as it is then, and false when there is none, or an event between is missing.
+func (w *watch) take(r events.Recorded) (scan.Scan, bool) {
+	id := events.ScanID(r.Aggregate.ID)
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	was, ok := w.scans[id]
+	switch {
+	case !ok:
+		return scan.Scan{}, false
+	case r.Version <= was.head.Version:
+		return was.state, true
+	case r.Version > was.head.Version+1:
+		delete(w.scans, id) // the next question reads it again
+		return scan.Scan{}, false
+	}
+	now := seen{was.state.Evolve(r), r.Head()}
+	w.scans[id] = now
+	return now.state, true
+}
+
 // ended says why the calls of an attempt are over; nil: they are not.
 func ended(s scan.Scan, g Grant) *refusal {
 	switch {
@@ -126,23 +154,38 @@ func (p *Proxy) follow(ctx context.Context) error {
 			}
 			return err
 		}
-		if a := p.accountOf(events.ScanID(r.Aggregate.ID)); a != nil {
+		if s, ok := p.watch.take(r); ok {
+			p.cutEnded(events.ScanID(r.Aggregate.ID), s)
+		} else if a := p.accountOf(events.ScanID(r.Aggregate.ID)); a != nil {
 			p.recheck(ctx, a)
 		}
 	}
 	return ctx.Err()
 }
 
-// recheck cuts the calls of a scan whose attempts are over.
+// recheck reads a scan with calls on their way and cuts those whose attempt is over.
 func (p *Proxy) recheck(ctx context.Context, a *account) {
 	a.mu.Lock()
-	calls := make([]*call, 0, len(a.live))
-	for c := range a.live {
-		calls = append(calls, c)
-	}
+	idle := len(a.live) == 0
 	a.mu.Unlock()
-	for _, c := range calls {
-		if no, ok := errors.AsType[*refusal](p.watch.check(ctx, c.grant)); ok {
+	if idle {
+		return
+	}
+	if s, err := p.watch.scan(ctx, a.id); err == nil {
+		p.cutEnded(a.id, s)
+	}
+}
+
+// cutEnded cuts the calls on their way whose attempt is over.
+func (p *Proxy) cutEnded(id events.ScanID, s scan.Scan) {
+	a := p.accountOf(id)
+	if a == nil {
+		return
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for c := range a.live {
+		if no := ended(s, c.grant); no != nil {
 			c.cut(no)
 		}
 	}
