@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"vega/events"
@@ -40,6 +41,7 @@ type step struct {
 	err   error                    // the log did not take it
 	done  chan struct{}            // closed once it is decided and stored, or failed
 	must  bool                     // it is tried until it is stored: the end of a call
+	gone  atomic.Bool              // nobody waits for it any more, so it need not be decided
 }
 
 // maxSteps bounds one event; a step takes up to about a kilobyte.
@@ -51,16 +53,22 @@ var errNoLog = errors.New("the event log does not answer")
 // reserve admits a call under the caps. It returns the output limit that the call must be sent with, or a *denial's refusal, or an error of the log, after which
 // nothing stays reserved.
 func (a *account) reserve(ctx context.Context, k ask) (int64, *denial, error) {
-	s := &step{done: make(chan struct{}), apply: func(l *ledger, s *step) { s.limit, s.deny = l.reserve(a.p.caps, k) }}
+	s := &step{done: make(chan struct{}), apply: func(l *ledger, s *step) {
+		if !s.gone.Load() {
+			s.limit, s.deny = l.reserve(a.p.caps, k)
+		}
+	}}
 	a.enqueue(s)
 	late := time.NewTimer(admitTime)
 	defer late.Stop()
 	select {
 	case <-s.done:
-	case <-late.C: // whatever becomes of it, nobody will use it
+	case <-late.C: // it may be on its way to the log
+		s.gone.Store(true)
 		a.release(k.id, false, "the log did not answer")
 		return 0, nil, errNoLog
 	case <-ctx.Done():
+		s.gone.Store(true)
 		a.release(k.id, false, "the agent went away")
 		return 0, nil, ctx.Err()
 	}
