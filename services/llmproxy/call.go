@@ -6,7 +6,6 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
-	"io"
 	mathrand "math/rand/v2"
 	"net/http"
 	"strings"
@@ -36,8 +35,8 @@ type call struct {
 
 	id    string        // of the try that is on its way
 	tries int           // that were made
-	req   *wire.Request // nil for a GET
-	bytes int64         // of the request's body
+	in    *body         // the request as it came; nil for a GET
+	req   *wire.Request // of it
 	model price.Model
 	begun bool // the agent has the answer's status
 }
@@ -113,6 +112,11 @@ func (c *call) make() error {
 		return err
 	}
 	defer c.leave()
+	defer func() {
+		if c.in != nil {
+			c.in.release()
+		}
+	}()
 	c.checked = make(chan error, 1) // owned by the goroutine, which ends with its question
 	go func() {
 		ctx, cancel := context.WithTimeout(c.ctx, checkTime)
@@ -244,7 +248,8 @@ func (c *call) read() error {
 		return &refusal{code: "vega_bad_request", message: "the request is compressed, and this proxy has to read it"}
 	}
 	_ = c.ctl.SetReadDeadline(time.Now().Add(bodyTime)) // a server that cannot has none
-	body, err := readAll(http.MaxBytesReader(c.w, c.r.Body, limit), c.r.ContentLength)
+	c.in = takeBody()
+	err := c.in.readFrom(http.MaxBytesReader(c.w, c.r.Body, limit), c.r.ContentLength)
 	if err != nil {
 		if _, big := errors.AsType[*http.MaxBytesError](err); big {
 			return err
@@ -252,8 +257,7 @@ func (c *call) read() error {
 		return &refusal{code: "vega_bad_request", message: "the request did not arrive whole"}
 	}
 	_ = c.ctl.SetReadDeadline(time.Time{})
-	c.bytes = int64(len(body))
-	if c.req, err = wire.Parse(c.endpoint, body, c.p.allowed(c.grant)); err != nil {
+	if c.req, err = wire.Parse(c.endpoint, c.in.b, c.p.allowed(c.grant)); err != nil {
 		return err
 	}
 	if m := c.req.Model; len(m) > maxModel || strings.Trim(m, modelChars) != "" { // it stands in events
@@ -267,25 +271,14 @@ func (c *call) read() error {
 	return nil
 }
 
-func readAll(r io.Reader, size int64) ([]byte, error) {
-	if size < 0 {
-		return io.ReadAll(r)
-	}
-	body := make([]byte, size)
-	_, err := io.ReadFull(r, body)
-	return body, err
-}
-
 // try reserves what the call may cost and makes it once. It returns the provider's answer when that is a success; a verdict on what failed otherwise, with the
 // reservation ended; or an error that ends the call.
 func (c *call) try() (*http.Response, *verdict, error) {
 	c.id = "call_" + strings.ToLower(rand.Text())
 	k := ask{id: c.id, attempt: c.grant.Attempt, endpoint: string(c.endpoint), until: c.p.now().UTC().Add(c.p.cfg.TotalTimeout + lateTime)}
-	var send func(limit int64) []byte
 	if c.req != nil {
-		k.model, k.tier, k.price, k.bytes = c.req.Model, c.req.Tier, c.model, c.bytes
+		k.model, k.tier, k.price, k.bytes = c.req.Model, c.req.Tier, c.model, int64(len(c.in.b))
 		k.limited, k.output = c.endpoint.TakesLimit(), c.output()
-		send = c.req.Body
 	}
 	limit, err := c.reserve(k)
 	if err != nil {
@@ -298,8 +291,10 @@ func (c *call) try() (*http.Response, *verdict, error) {
 	// A crash from here on: the reservation is charged in full.
 	c.tries++
 	out := request{endpoint: c.endpoint, header: c.r.Header}
-	if send != nil {
-		out.body = send(limit)
+	if c.req != nil {
+		out.body = takeBody()
+		out.body.b = c.req.AppendBody(out.body.b, limit)
+		defer out.body.release()
 	}
 	c.idle.Reset(c.p.cfg.IdleTimeout)
 	res, sent, err := c.p.provider.send(c.ctx, out)

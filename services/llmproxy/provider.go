@@ -49,22 +49,26 @@ func newProvider(c Config) (*provider, error) {
 type request struct {
 	endpoint wire.Endpoint
 	header   http.Header // the agent's
-	body     []byte      // nil for a GET
+	body     *body       // nil for a GET
 }
 
 // send makes one call and does not follow redirects. sent says whether anything of it may have reached the provider.
 func (p *provider) send(ctx context.Context, r request) (res *http.Response, sent bool, err error) {
 	var wrote atomic.Bool // the transport's goroutine sets it
 	ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{WroteHeaders: func() { wrote.Store(true) }})
-	method, body := http.MethodGet, io.Reader(nil)
+	method := http.MethodGet
 	if r.body != nil {
-		method, body = http.MethodPost, bytes.NewReader(r.body)
+		method = http.MethodPost
 	}
 	to := p.base
 	to.Path = strings.TrimRight(to.Path, "/") + "/" + string(r.endpoint)
-	out, err := http.NewRequestWithContext(ctx, method, to.String(), body)
+	out, err := http.NewRequestWithContext(ctx, method, to.String(), nil)
 	if err != nil {
 		return nil, false, errors.New("the provider's address cannot be called")
+	}
+	if r.body != nil {
+		out.Body, out.ContentLength = r.body.reader(), int64(len(r.body.b))
+		out.GetBody = func() (io.ReadCloser, error) { return r.body.reader(), nil } // for a connection that was closed before anything was written
 	}
 	out.Header = keep(r.header, toProvider)
 	out.Header.Set("Authorization", "Bearer "+p.key.Reveal())

@@ -228,7 +228,7 @@ func (a *Answer) chunk() {
 	if a.ended || !a.content.whole || a.content.broken {
 		return
 	}
-	if a.content.value(memberError) != nil {
+	if a.content.has(memberError) {
 		a.ended = true
 	}
 	a.take()
@@ -236,7 +236,7 @@ func (a *Answer) chunk() {
 
 // take keeps what a document says of usage, if it does.
 func (a *Answer) take() {
-	if len(a.content.got[memberUsage]) == 0 || string(a.content.got[memberUsage]) == "null" {
+	if !a.content.has(memberUsage) {
 		return
 	}
 	a.usage, a.known = Usage{}, false

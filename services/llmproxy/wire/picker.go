@@ -1,5 +1,7 @@
 package wire
 
+import "bytes"
+
 // picker picks a few members out of a JSON object that comes in pieces, and keeps nothing else of it, however large it is. It trusts the provider to write JSON
 // and counts brackets only; what it has picked is read strictly afterwards.
 //
@@ -96,6 +98,9 @@ func (k *picker) feed(b []byte, done func(kind string) bool) (stopped bool) {
 				k.keep(c)
 			}
 		case ' ', '\n', '\r', '\t':
+			if len(k.got[k.member]) > 0 {
+				k.keep(c)
+			}
 		default:
 			if k.depth == 0 {
 				k.broken = true
@@ -212,9 +217,14 @@ func (k *picker) named() member {
 	return none
 }
 
-// value is the text of a member; nil: it was not there, was null, or is too long.
+// has reports whether a member was there and not null.
+func (k *picker) has(m member) bool {
+	return len(k.got[m]) > 0 && string(bytes.TrimSpace(k.got[m])) != "null"
+}
+
+// value is the text of a member; nil: it is too long.
 func (k *picker) value(m member) []byte {
-	if k.over[m] || string(k.got[m]) == "null" {
+	if k.over[m] {
 		return nil
 	}
 	return k.got[m]

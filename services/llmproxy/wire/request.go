@@ -3,6 +3,7 @@ package wire
 import (
 	"cmp"
 	"math"
+	"math/bits"
 	"slices"
 	"strconv"
 	"strings"
@@ -37,11 +38,14 @@ type limit struct {
 }
 
 // Body is the request to send, with an output limit of at most maxOutput tokens, where the endpoint has one; 0 leaves the limit as it is. All bytes that need
-// not change are the caller's own, in their order; when none has to, it is the caller's slice. It may be called again with another limit.
-func (r *Request) Body(maxOutput int64) []byte {
-	edits := r.edits
+// not change are the caller's own, in their order. It may be called again with another limit.
+func (r *Request) Body(maxOutput int64) []byte { return r.AppendBody(nil, maxOutput) }
+
+// AppendBody is Body behind what is in dst, in its place where that is large enough.
+func (r *Request) AppendBody(dst []byte, maxOutput int64) []byte {
+	var few [16]edit // what most requests need, on the stack
+	edits := append(few[:0], r.edits...)
 	if maxOutput > 0 && r.name != "" {
-		edits = slices.Grow(slices.Clone(edits), 2)
 		for _, l := range r.limits {
 			if l.asked == 0 || l.asked > maxOutput {
 				edits = append(edits, edit{from: l.from, to: l.to, number: maxOutput})
@@ -52,15 +56,12 @@ func (r *Request) Body(maxOutput int64) []byte {
 		}
 		slices.SortStableFunc(edits, func(a, b edit) int { return cmp.Compare(a.from, b.from) })
 	}
-	if len(edits) == 0 {
-		return r.body
-	}
 	const longest = 20 // digits of a number
 	size := len(r.body)
 	for _, e := range edits {
 		size += len(e.put) + longest - (e.to - e.from)
 	}
-	out, at := make([]byte, 0, size), 0
+	out, at := slices.Grow(dst, size), 0
 	for _, e := range edits {
 		out = append(append(out, r.body[at:e.from]...), e.put...)
 		if e.number > 0 {
@@ -119,7 +120,7 @@ type options struct {
 	wanted   bool   // include_usage is true
 }
 
-// field is a set of fields of a request.
+// field is a set of fields of a request: one bit each, in the order of fieldNames.
 type field uint32
 
 const (
@@ -146,50 +147,19 @@ const (
 	fieldMax
 )
 
+var fieldNames = [...]string{
+	"model", "stream", "service_tier", "store", "background", "previous_response_id", "conversation", "prompt", "tools", "tool_choice", "web_search_options",
+	"n", "best_of", "stream_options", "audio", "modalities", "input", "messages", "max_output_tokens", "max_completion_tokens", "max_tokens",
+}
+
+func (f field) String() string { return fieldNames[bits.TrailingZeros32(uint32(f))] }
+
+// fieldOf returns 0 for a field that does not matter.
 func fieldOf(name []byte) field {
-	switch string(name) {
-	case "model":
-		return fieldModel
-	case "stream":
-		return fieldStream
-	case "service_tier":
-		return fieldTier
-	case "store":
-		return fieldStore
-	case "background":
-		return fieldBackground
-	case "previous_response_id":
-		return fieldPrevious
-	case "conversation":
-		return fieldConversation
-	case "prompt":
-		return fieldPrompt
-	case "tools":
-		return fieldTools
-	case "tool_choice":
-		return fieldChoice
-	case "web_search_options":
-		return fieldSearch
-	case "n":
-		return fieldN
-	case "best_of":
-		return fieldBestOf
-	case "stream_options":
-		return fieldOptions
-	case "audio":
-		return fieldAudio
-	case "modalities":
-		return fieldModalities
-	case "input":
-		return fieldInput
-	case "messages":
-		return fieldMessages
-	case "max_output_tokens":
-		return fieldMaxOutput
-	case "max_completion_tokens":
-		return fieldMaxCompletion
-	case "max_tokens":
-		return fieldMax
+	for i, n := range fieldNames {
+		if string(name) == n {
+			return 1 << i
+		}
 	}
 	return 0
 }
@@ -209,7 +179,7 @@ func (p *parser) object() {
 		default:
 			p.seen |= f
 			p.space()
-			p.field(f, string(plain))
+			p.field(f)
 		}
 		p.request.end = p.i
 	}
@@ -219,7 +189,7 @@ func (p *parser) object() {
 }
 
 // field reads the value of a field that matters.
-func (p *parser) field(f field, name string) {
+func (p *parser) field(f field) {
 	r, from := p.request, p.i
 	switch f {
 	case fieldModel:
@@ -235,7 +205,7 @@ func (p *parser) field(f field, name string) {
 			p.refuse(CodeModel, "the model "+quoted(model)+" is not one that may be called here")
 		}
 	case fieldStream:
-		r.Stream = p.boolean(name)
+		r.Stream = p.boolean(f.String())
 	case fieldTier:
 		tier, ok := p.str()
 		if !ok && !p.null() {
@@ -247,12 +217,12 @@ func (p *parser) field(f field, name string) {
 			p.edit(from, p.i, "false")
 		}
 	case fieldBackground:
-		if p.boolean(name) {
+		if p.boolean(f.String()) {
 			p.refuse(CodeField, "the field background must not be true: answers are not kept by the provider")
 		}
 	case fieldPrevious, fieldConversation, fieldPrompt, fieldAudio:
 		if !p.null() {
-			p.refuse(CodeField, "the field "+name+" is not allowed here")
+			p.refuse(CodeField, "the field "+f.String()+" is not allowed here")
 		}
 	case fieldTools:
 		p.tools(true)
@@ -264,7 +234,7 @@ func (p *parser) field(f field, name string) {
 		}
 	case fieldN, fieldBestOf:
 		if p.skip(); !p.bad && string(p.b[from:p.i]) != "1" && string(p.b[from:p.i]) != "null" {
-			p.refuse(CodeField, "the field "+name+" must be 1")
+			p.refuse(CodeField, "the field "+f.String()+" must be 1")
 		}
 	case fieldOptions:
 		p.streamOptions()
@@ -277,12 +247,12 @@ func (p *parser) field(f field, name string) {
 			p.input()
 		}
 	case fieldMaxOutput, fieldMaxCompletion, fieldMax:
-		p.limit(f, name)
+		p.limit(f)
 	}
 }
 
 // limit reads an output limit.
-func (p *parser) limit(f field, name string) {
+func (p *parser) limit(f field) {
 	main := p.endpoint == Responses && f == fieldMaxOutput || p.endpoint == ChatCompletions && f == fieldMaxCompletion
 	if !main && !(p.endpoint == ChatCompletions && f == fieldMax) {
 		p.skip()
@@ -291,12 +261,12 @@ func (p *parser) limit(f field, name string) {
 	l := limit{from: p.i}
 	if !p.null() {
 		p.skip()
-		text := string(p.b[l.from:p.i])
 		if p.bad {
 			return
 		}
+		text := string(p.b[l.from:p.i])
 		if strings.Trim(text, "0123456789") != "" || text == "0" {
-			p.refuse(CodeField, "the field "+name+" must be a positive integer")
+			p.refuse(CodeField, "the field "+f.String()+" must be a positive integer")
 			return
 		}
 		asked, err := strconv.ParseInt(text, 10, 64)

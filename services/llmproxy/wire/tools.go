@@ -107,7 +107,7 @@ func (p *parser) choice() {
 			p.refuse(CodeTool, "the tool_choice "+quoted(mode)+" is not known here")
 		}
 	case '{':
-		p.chosen(0)
+		p.chosen()
 	default:
 		if !p.null() {
 			p.refuse(CodeTool, "the field tool_choice must be a string or an object")
@@ -115,44 +115,23 @@ func (p *parser) choice() {
 	}
 }
 
-// chosen reads an object that names a tool, or a list of such.
-func (p *parser) chosen(level int) {
-	if level > 3 || p.peek() != '{' {
-		p.refuse(CodeTool, "the field tool_choice is not of a form that is known here")
-		return
-	}
-	kind, types := "", 0
-	for name := range p.members {
-		plain, odd := plainName(name)
-		switch {
-		case odd && (string(plain) == "type" || string(plain) == "tools" || string(plain) == "allowed_tools"):
-			p.refuse(CodeTool, "the field tool_choice has "+quoted(plain)+" in other letters")
-		case string(plain) == "type":
-			types++
-			kind = p.stringOr("")
-		case string(plain) == "tools" && p.peek() == '[':
-			for range p.elements {
-				p.chosen(level + 1)
+// chosen reads what names a tool, or several in lists: every type in it must be one that the agent runs by itself.
+func (p *parser) chosen() {
+	switch p.peek() {
+	case '{':
+		for name := range p.members {
+			if plain, _ := plainName(name); string(plain) != "type" {
+				p.chosen()
+			} else if kind := p.stringOr(""); !local(kind) && kind != "allowed_tools" {
+				p.refuse(CodeTool, "the tool_choice "+quoted(kind)+" names a tool that scans must not use")
 			}
-		case string(plain) == "allowed_tools" && p.peek() == '{':
-			for inner := range p.members {
-				if string(inner) == "tools" && p.peek() == '[' {
-					for range p.elements {
-						p.chosen(level + 1)
-					}
-				} else {
-					p.skip()
-				}
-			}
-		default:
-			p.skip()
 		}
-	}
-	if p.bad {
-		return
-	}
-	if types != 1 || !local(kind) && kind != "allowed_tools" {
-		p.refuse(CodeTool, "the tool_choice "+quoted(kind)+" names a tool that scans must not use")
+	case '[':
+		for range p.elements {
+			p.chosen()
+		}
+	default:
+		p.skip()
 	}
 }
 

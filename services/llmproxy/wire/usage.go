@@ -1,8 +1,9 @@
 package wire
 
-// Usage is what a call has used, as the provider said it. Cached is part of Input, Reasoning of Output.
+// Usage is what a call has used, as the provider said it. Cached and CacheWrite are parts of Input, Reasoning is part of Output.
 type Usage struct {
 	Input, Cached, Output, Reasoning int64  // tokens, each at most 1e12
+	CacheWrite                       int64  // tokens of the input that were put into the provider's cache, which newer models charge more for
 	Tier                             string // service_tier of the answer; empty: not said
 	Model                            string // the model that answered, often with its date; empty: not said
 }
@@ -11,8 +12,8 @@ type Usage struct {
 const mostTokens = 1_000_000_000_000
 
 // usageOf reads a usage object of either protocol. It returns false for what cannot be: no integers, negative or absurd ones, no input or (but for embeddings)
-// no output, more cached than input or more reasoning than output tokens, a total above the sum, or two different words for one thing. Such a usage is unknown
-// as a whole: what the call may have cost at most is charged then, and a wrong number never.
+// no output, a part that is larger than its whole, a total above the sum, or two words for one thing that differ. Such a usage is unknown as a whole: what the
+// call may have cost at most is charged then, and a wrong number never.
 func usageOf(e Endpoint, text []byte) (u Usage, ok bool) {
 	r := reader{b: text}
 	if r.peek() != '{' {
@@ -27,10 +28,8 @@ func usageOf(e Endpoint, text []byte) (u Usage, ok bool) {
 			r.count(&output)
 		case "total_tokens":
 			r.count(&total)
-		case "input_tokens_details", "prompt_tokens_details":
-			r.detail("cached_tokens", &u.Cached)
-		case "output_tokens_details", "completion_tokens_details":
-			r.detail("reasoning_tokens", &u.Reasoning)
+		case "input_tokens_details", "prompt_tokens_details", "output_tokens_details", "completion_tokens_details":
+			r.details(&u)
 		default:
 			r.skip()
 		}
@@ -39,7 +38,7 @@ func usageOf(e Endpoint, text []byte) (u Usage, ok bool) {
 		output = max(output, 0)
 	}
 	u.Input, u.Output = input, output
-	sound := !r.bad && input >= 0 && output >= 0 && u.Cached <= input && u.Reasoning <= output && total <= input+output
+	sound := !r.bad && input >= 0 && output >= 0 && u.Cached+u.CacheWrite <= input && u.Reasoning <= output && total <= input+output
 	return u, sound
 }
 
@@ -54,25 +53,33 @@ func (r *reader) count(n *int64) {
 		v = v*10 + int64(r.b[r.i]-'0')
 		r.i++
 	}
-	if r.i == start || v > mostTokens || *n >= 0 && *n != v {
+	if r.i == start || r.b[start] == '0' && r.i > start+1 || v > mostTokens || *n >= 0 && *n != v {
 		r.bad = true
 		return
 	}
 	*n = v // what is behind it is a comma or a brace, or else the reader becomes bad
 }
 
-// detail reads one number of an object; it is zero when it is not there.
-func (r *reader) detail(which string, n *int64) {
+// details reads the parts of a number of tokens. A part that is not there is zero.
+func (r *reader) details(u *Usage) {
 	if r.null() {
 		return
 	}
-	v := int64(-1)
 	for name := range r.members {
-		if string(name) == which {
-			r.count(&v)
-		} else {
+		part := (*int64)(nil)
+		switch string(name) {
+		case "cached_tokens":
+			part = &u.Cached
+		case "cache_write_tokens":
+			part = &u.CacheWrite
+		case "reasoning_tokens":
+			part = &u.Reasoning
+		default:
 			r.skip()
+			continue
 		}
+		n := int64(-1)
+		r.count(&n)
+		*part = max(*part, n)
 	}
-	*n = max(*n, v, 0)
 }
