@@ -12,6 +12,7 @@ import (
 	"net/http/httputil"
 	"net/url"
 	"os"
+	"runtime/debug"
 	"strings"
 	"testing"
 	"time"
@@ -149,6 +150,7 @@ func bare(ctx context.Context) error {
 
 // vega is our proxy, as its role runs it: with the log, all caps, and its own server. The caps are too high to be reached.
 func vega(ctx context.Context) error {
+	debug.SetGCPercent(200)
 	nc, err := eventstore.Connect(*natsURL, "")
 	if err != nil {
 		return err
