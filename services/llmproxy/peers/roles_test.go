@@ -140,7 +140,7 @@ func bare(ctx context.Context) error {
 	}
 	return serve(ctx, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		// Otherwise the server closes the request's body when the answer begins, and the transport, if it has not seen the body's end yet, breaks the answer off:
-		// one stream in forty, with a provider this fast.
+		// some streams, with a provider this fast.
 		if err := http.NewResponseController(w).EnableFullDuplex(); err != nil {
 			panic(err) // of a server that cannot
 		}
