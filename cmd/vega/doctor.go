@@ -26,6 +26,8 @@ import (
 	"vega/services/auth"
 	"vega/services/dispatch"
 	"vega/services/files"
+	"vega/services/llmproxy"
+	"vega/services/llmproxy/price"
 )
 
 func newDoctorCommand() *cobra.Command {
@@ -67,14 +69,14 @@ const checkTime = 20 * time.Second
 
 // examine tries one part after the other: those that the role's process uses.
 func examine(ctx context.Context, cfg config.Config) []files.Finding {
-	parts := []func(context.Context, config.Config) []files.Finding{examineFolder, examineLog, examineModel, examineReplica, examineFiles, examineQueue, examineSignIn}
+	parts := []func(context.Context, config.Config) []files.Finding{examineFolder, examineLog, examineModel, examineReplica, examineFiles, examineQueue, examineSignIn, examineProvider}
 	switch cfg.ServiceRole {
 	case config.RoleWorker:
 		parts = []func(context.Context, config.Config) []files.Finding{examineFolder, examineLog, examineFiles, examineQueue}
 	case config.RoleMaintenance:
 		parts = []func(context.Context, config.Config) []files.Finding{examineLog, examineFiles, examineQueue}
 	case config.RoleLLMProxy:
-		parts = []func(context.Context, config.Config) []files.Finding{examineLog}
+		parts = []func(context.Context, config.Config) []files.Finding{examineLog, examineProvider}
 	default:
 	}
 	var found []files.Finding
@@ -228,6 +230,21 @@ func examineSignIn(ctx context.Context, cfg config.Config) []files.Finding {
 		err = c.Check(ctx)
 	}
 	return []files.Finding{finding("Cognito", "publishes its keys", "VEGA_COGNITO_JWKS_URL", err)}
+}
+
+// examineProvider asks the provider of models, where this role's process would.
+func examineProvider(ctx context.Context, cfg config.Config) []files.Finding {
+	if cfg.ServiceRole != config.RoleLLMProxy && (!cfg.OneMachine() || cfg.LLM.BaseURL != "" || len(cfg.Engine.ModelAccess.Missing) > 0) {
+		return nil
+	}
+	const part = "provider of models"
+	setting, err := llmproxy.Check(ctx, cfg.LLM)
+	found := []files.Finding{finding(part, "answers", setting, err)}
+	if cfg.LLM.PricesFile != "" {
+		_, err := price.Load(cfg.LLM.PricesFile)
+		found = append(found, finding(part, "prices can be read", "VEGA_LLM_PROXY_PRICES_FILE", err))
+	}
+	return found
 }
 
 func printFindings(w io.Writer, found []files.Finding, asJSON bool) error {

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/http"
+	"net/http/httptest"
 	"net/url"
 	"os"
 	"path/filepath"
@@ -16,6 +17,7 @@ import (
 	"vega/projections/pgtest"
 	"vega/services/dispatch/sqstest"
 	"vega/services/files/s3test"
+	"vega/services/llmproxy/providertest"
 )
 
 // standing is every part of a production-like configuration, on this machine, and the environment that names them.
@@ -28,6 +30,7 @@ type standing struct {
 func stand(t *testing.T) *standing {
 	t.Helper()
 	s := &standing{postgres: pgtest.Start(t, pgtest.Options{}), sqs: sqstest.Start(t)}
+	provider := providertest.Start(t, providertest.Always(providertest.JSON(200, map[string]any{"object": "list", "data": []any{}})))
 	buckets := s3test.Start(t)
 	source, artifacts, exports := buckets.Buckets(t)
 	queue, _ := s.sqs.Queue(t, sqstest.Options{})
@@ -37,7 +40,7 @@ func stand(t *testing.T) *standing {
 		"VEGA_FILE_STORAGE_BACKEND=s3", "VEGA_S3_PATH_STYLE=true", "VEGA_S3_SOURCE_BUCKET=" + source, "VEGA_S3_ARTIFACTS_BUCKET=" + artifacts, "VEGA_S3_EXPORTS_BUCKET=" + exports,
 		"VEGA_SCAN_EXECUTION_MODE=sqs", "VEGA_SCAN_QUEUE_URL=" + queue,
 		"VEGA_MASK_SECRET=a secret for masks, 32 bytes long", "VEGA_AUTH_SECRET=a secret for tokens, 32 bytes long", "VEGA_LOG_FORMAT=json",
-		"VEGA_LLM_PROXY_AUTH_SECRET=a secret for tokens of the proxy", "VEGA_LLM_PROVIDER_BASE_URL=http://127.0.0.1:1/v1", "VEGA_LLM_PROVIDER_API_KEY=a-provider-key",
+		"VEGA_LLM_PROXY_AUTH_SECRET=a secret for tokens of the proxy", "VEGA_LLM_PROVIDER_BASE_URL=" + provider.URL, "VEGA_LLM_PROVIDER_API_KEY=" + provider.Key,
 	})
 	return s
 }
@@ -91,15 +94,15 @@ func TestDoctor(t *testing.T) {
 	}
 
 	// What a role does not use is not its problem.
-	everything := []string{"Postgres", "S3", "SQS queue", "data folder", "event log", "sign-in"}
+	everything := []string{"Postgres", "S3", "SQS queue", "data folder", "event log", "provider of models", "sign-in"}
 	for _, tc := range []struct {
 		role, broken string // broken is what this role does not use, and what does not work
 		parts        []string
 	}{
-		{"api", "", everything},
+		{"api", "", slices.DeleteFunc(slices.Clone(everything), func(p string) bool { return p == "provider of models" })},
 		{"worker", "VEGA_DATABASE_URL=postgres://vega:a-password@127.0.0.1:1/vega", []string{"S3", "SQS queue", "data folder", "event log"}},
 		{"maintenance", "VEGA_DATABASE_URL=postgres://vega:a-password@127.0.0.1:1/vega", []string{"S3", "SQS queue", "event log"}},
-		{"llm-proxy", "VEGA_SCAN_QUEUE_URL=http://127.0.0.1:1/0/scans", []string{"event log"}},
+		{"llm-proxy", "VEGA_SCAN_QUEUE_URL=http://127.0.0.1:1/0/scans", []string{"event log", "provider of models"}},
 	} {
 		t.Run(tc.role+" is examined for what it uses", func(t *testing.T) {
 			t.Parallel()
@@ -130,6 +133,14 @@ func TestDoctor(t *testing.T) {
 	if err := os.WriteFile(file, nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
+	strict := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/moved/models" {
+			http.Redirect(w, r, "http://127.0.0.1:1/", http.StatusFound)
+			return
+		}
+		w.WriteHeader(http.StatusUnauthorized)
+	}))
+	t.Cleanup(strict.Close)
 	for _, tc := range []struct {
 		name    string
 		change  []string
@@ -149,12 +160,20 @@ func TestDoctor(t *testing.T) {
 		{"a bucket that is not there", []string{"VEGA_S3_SOURCE_BUCKET=nowhere"}, "S3", "VEGA_S3_SOURCE_BUCKET", []string{`"nowhere"`, "does not exist"}},
 		{"a queue that is not there", []string{"VEGA_SCAN_QUEUE_URL=" + s.queueURL() + "-gone"}, "SQS queue", "VEGA_SCAN_QUEUE_URL", []string{"does not exist"}},
 		{"a queue that does not answer", []string{"AWS_ENDPOINT_URL_SQS=http://127.0.0.1:1"}, "SQS queue", "AWS_ENDPOINT_URL_SQS", []string{"http://127.0.0.1:1"}},
+		{"a provider that is down", []string{"VEGA_LLM_PROVIDER_BASE_URL=http://127.0.0.1:1/v1"}, "provider of models", "VEGA_LLM_PROVIDER_BASE_URL", []string{"127.0.0.1:1"}},
+		{"a key that the provider refuses", []string{"VEGA_LLM_PROVIDER_BASE_URL=" + strict.URL}, "provider of models", "VEGA_LLM_PROVIDER_API_KEY", []string{"does not accept the key"}},
+		{"a provider that has moved", []string{"VEGA_LLM_PROVIDER_BASE_URL=" + strict.URL + "/moved"}, "provider of models", "VEGA_LLM_PROVIDER_BASE_URL", []string{"redirect"}},
+		{"prices that are not there", []string{"VEGA_LLM_PROXY_PRICES_FILE=/nowhere.json"}, "provider of models", "VEGA_LLM_PROXY_PRICES_FILE", []string{"/nowhere.json"}},
 		{"a data folder that is a file", []string{"VEGA_DATA_DIR=" + file}, "data folder", "VEGA_DATA_DIR", []string{file}},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			t.Parallel()
 			found := 0
-			for _, l := range s.doctor(t, "api", tc.change...) {
+			role := "api"
+			if tc.part == "provider of models" {
+				role = "llm-proxy"
+			}
+			for _, l := range s.doctor(t, role, tc.change...) {
 				if l.OK {
 					continue
 				}

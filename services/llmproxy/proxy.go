@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/rand"
 	"errors"
+	"fmt"
 	"log/slog"
 	"net/http"
 	"strings"
@@ -85,7 +86,7 @@ func New(c Config, parts Parts) (*Proxy, error) {
 	p.prices = price.Default()
 	if c.PricesFile != "" {
 		if p.prices, err = price.Load(c.PricesFile); err != nil {
-			return nil, err
+			return nil, fmt.Errorf("VEGA_LLM_PROXY_PRICES_FILE: %w", err)
 		}
 	}
 	p.metrics, err = newMetrics(parts.Metrics)
