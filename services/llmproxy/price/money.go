@@ -1,4 +1,3 @@
-// Package price says what a call to the provider costs, and the most that it can cost.
 package price
 
 import (

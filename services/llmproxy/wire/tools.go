@@ -45,7 +45,7 @@ func (p *parser) tool(strip bool) (searches bool) {
 	var seen [4]bool
 	for name := range p.members {
 		plain, odd := plainName(name)
-		which := -1
+		var which int
 		switch string(plain) {
 		case "type":
 			which = 0
