@@ -37,6 +37,9 @@ const (
 	members
 )
 
+// sign has the bytes that give JSON its structure.
+var sign = [256]bool{'"': true, '{': true, '}': true, '[': true, ']': true, ',': true, ':': true}
+
 const (
 	mostUsage = 16 << 10 // bytes of a usage object
 	mostText  = 512      // bytes of any other member
@@ -58,6 +61,14 @@ func (k *picker) feed(b []byte, done func(kind string) bool) (stopped bool) {
 		if k.str {
 			i = k.text(b, i)
 			continue
+		}
+		if k.depth > 0 && (k.member == none || k.member == memberResponse) {
+			for i < len(b) && !sign[b[i]] { // numbers and words that are not kept
+				i++
+			}
+			if i == len(b) {
+				break
+			}
 		}
 		c := b[i]
 		i++
