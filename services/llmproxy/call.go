@@ -375,7 +375,7 @@ func (c *call) end(u *wire.Usage, tier, reason string) {
 		return
 	}
 	spent := events.Usage{Requests: 1, InputTokens: u.Input, CachedInputTokens: u.Cached, OutputTokens: u.Output, ReasoningTokens: u.Reasoning,
-		CostNanoUSD: int64(c.model.Cost(price.Tokens{Input: u.Input, Cached: u.Cached, Output: u.Output, Reasoning: u.Reasoning}, tier))}
+		CostNanoUSD: int64(c.model.Cost(price.Tokens{Input: u.Input, Cached: u.Cached, CacheWrite: u.CacheWrite, Output: u.Output, Reasoning: u.Reasoning}, tier))}
 	c.p.metrics.spent(spent)
 	c.a.settle(c.id, &spent, tier, reason)
 }

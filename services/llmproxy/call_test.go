@@ -175,7 +175,7 @@ func TestOverACapOneSentenceEndsTheScansCalls(t *testing.T) {
 	}{
 		"requests": {func(c *Config) { c.MaxRequestsPerScan = 2 }, "this scan may make 2 requests (VEGA_LLM_PROXY_MAX_REQUESTS_PER_SCAN) and has made 2"},
 		"tokens":   {func(c *Config) { c.MaxTokensPerScan = 540 }, "this scan may use 540 tokens (VEGA_LLM_PROXY_MAX_TOKENS_PER_SCAN), 300 are left, and this request may need "},
-		"cost":     {func(c *Config) { c.MaxCostPerScan = 4_700_000 }, "this scan may cost 0.0047 US dollars (VEGA_LLM_PROXY_MAX_COST_USD_PER_SCAN), "},
+		"cost":     {func(c *Config) { c.MaxCostPerScan = 8_600_000 }, "this scan may cost 0.0086 US dollars (VEGA_LLM_PROXY_MAX_COST_USD_PER_SCAN), "},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
