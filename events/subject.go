@@ -49,6 +49,11 @@ func (a Aggregate) String() string { return string(a.Kind) + " " + a.ID }
 // server compares filters as strings, and two spellings let two writers win.
 func (a Aggregate) Filter() string { return a.prefix() + ">" }
 
+// ScanAndUsageFilter matches every event of a scan and of its usage, which has the scan's id. It is the one spelling of the expectation of all who append usage.
+func ScanAndUsageFilter(r Region, id ScanID) string {
+	return Aggregate{r, "*", string(id)}.Filter()
+}
+
 // Subject is where e is published: the aggregate's one event subject, or its ready subject when e makes work.
 func (a Aggregate) Subject(e Event) string {
 	if p, ok := readyPriority(e); ok {

@@ -120,11 +120,22 @@ func (s *Store) Append(ctx context.Context, a events.Aggregate, head events.Head
 	if len(evs) == 0 {
 		return nil, nil
 	}
+	return s.appendExpecting(ctx, a, head, a.Filter(), head.Seq, meta, evs...)
+}
+
+// AppendUsage is Append to the usage of a scan, under the condition that nothing has happened to the scan either: scanned is where that stood. It returns ErrConflict
+// when either has moved on. All who append usage do it with this, because the log holds one expectation for one filter.
+func (s *Store) AppendUsage(ctx context.Context, id events.ScanID, head events.Head, scanned events.Seq, meta events.Meta, e events.UsageRecorded) ([]events.Recorded, error) {
+	return s.appendExpecting(ctx, events.UsageOf(s.region, id), head, events.ScanAndUsageFilter(s.region, id), max(head.Seq, scanned), meta, e)
+}
+
+// appendExpecting appends after head where the last event of filter is the one at expected.
+func (s *Store) appendExpecting(ctx context.Context, a events.Aggregate, head events.Head, filter string, expected events.Seq, meta events.Meta, evs ...events.Event) ([]events.Recorded, error) {
 	msgs, _, err := events.Encode(a, head, meta, evs...)
 	if err != nil {
 		return nil, fmt.Errorf("append to %s: %w", a, err)
 	}
-	done, err := s.commit(ctx, a, head, msgs)
+	done, err := s.commit(ctx, a, filter, expected, msgs)
 	if err != nil {
 		return nil, fmt.Errorf("append to %s: %w", a, err)
 	}
@@ -150,12 +161,11 @@ type done struct {
 
 // commit tries until the outcome is known or patience ends. Every try after the first begins by asking the log what became of the
 // one before.
-func (s *Store) commit(ctx context.Context, a events.Aggregate, head events.Head, msgs []events.Message) (done, error) {
+func (s *Store) commit(ctx context.Context, a events.Aggregate, filter string, expected events.Seq, msgs []events.Message) (done, error) {
 	if err := s.room(); err != nil {
 		return done{}, fmt.Errorf("%w: %w", ErrFull, err)
 	}
-	filter := a.Filter()
-	c := &command{filter: filter, expected: head.Seq, msgs: toNATS(msgs, s.stream, filter, head.Seq), done: make(chan outcome, 1)}
+	c := &command{filter: filter, expected: expected, msgs: toNATS(msgs, s.stream, filter, expected), done: make(chan outcome, 1)}
 	var deadline time.Time // of the patience, which begins with the first trouble
 	var pause *backoff
 	late := func() bool {

@@ -405,7 +405,7 @@ func (s *Server) live(ctx context.Context, c *call, m *merger, out *sse) bool {
 	defer following.Wait()
 	defer cancel()
 	following.Go(func() {
-		for batch, err := range s.Store.FollowBatches(ctx, m.at.Log, 64, s.aboutScan(c.scan.ID)) {
+		for batch, err := range s.Store.FollowBatches(ctx, m.at.Log, 64, events.ScanAndUsageFilter(s.region, c.scan.ID)) { // a server begins to follow two filters many times more slowly than one
 			if _, unreadable := errors.AsType[*eventstore.UnreadableError](err); unreadable {
 				continue // the read model parks the scan and says so; the stream goes on
 			}
@@ -470,11 +470,6 @@ func (s *Server) live(ctx context.Context, c *call, m *merger, out *sse) bool {
 			return true
 		}
 	}
-}
-
-// aboutScan matches the events of every aggregate that has the scan's id: the scan and its usage. A server begins to follow two filters many times more slowly than one.
-func (s *Server) aboutScan(id events.ScanID) string {
-	return events.Aggregate{Region: s.region, Kind: "*", ID: string(id)}.Filter()
 }
 
 // streamParam lets find look up the stream's scan again.

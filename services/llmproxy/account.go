@@ -10,6 +10,7 @@ import (
 
 	"vega/events"
 	"vega/events/eventstore"
+	"vega/services/scan"
 )
 
 // account writes what one scan spends to the log. Whoever waits while an event is on its way shares the next one, so a busy scan costs one append for many
@@ -35,13 +36,14 @@ type account struct {
 
 // step is one change of an account that waits to be recorded.
 type step struct {
-	apply func(l *ledger, s *step) // decides; it is called again when the log has moved on
-	deny  *denial                  // set by apply
-	limit int64                    // set by apply: the output limit
-	err   error                    // the log did not take it
-	done  chan struct{}            // closed once it is decided and stored, or failed
-	must  bool                     // it is tried until it is stored: the end of a call
-	gone  atomic.Bool              // nobody waits for it any more, so it need not be decided
+	apply func(l *ledger, s *step, of scan.Scan) // decides; it is called again when the log has moved on
+	deny  *denial                                // set by apply
+	over  *refusal                               // set by apply: the attempt does not run
+	limit int64                                  // set by apply: the output limit
+	err   error                                  // the log did not take it
+	done  chan struct{}                          // closed once it is decided and stored, or failed
+	must  bool                                   // it is tried until it is stored: the end of a call
+	gone  atomic.Bool                            // nobody waits for it any more, so it need not be decided
 }
 
 // maxSteps bounds one event; a step takes up to about a kilobyte.
@@ -50,11 +52,14 @@ const maxSteps = 200
 // errNoLog is what a call is told when its reservation could not be stored.
 var errNoLog = errors.New("the event log does not answer")
 
-// reserve admits a call under the caps. It returns the output limit that the call must be sent with, or a *denial's refusal, or an error of the log, after which
-// nothing stays reserved.
-func (a *account) reserve(ctx context.Context, k ask) (int64, *denial, error) {
-	s := &step{done: make(chan struct{}), apply: func(l *ledger, s *step) {
-		if !s.gone.Load() {
+// reserve admits a call of an attempt that runs, under the caps. It returns the output limit that the call must be sent with, or which cap forbids the call, or a *refusal
+// because the attempt is over, or an error of the log. Nothing stays reserved but for the first.
+func (a *account) reserve(ctx context.Context, g Grant, k ask) (int64, *denial, error) {
+	s := &step{done: make(chan struct{}), apply: func(l *ledger, s *step, of scan.Scan) {
+		if s.gone.Load() {
+			return
+		}
+		if s.over = ended(of, g); s.over == nil {
 			s.limit, s.deny = l.reserve(a.p.caps, k)
 		}
 	}}
@@ -76,17 +81,20 @@ func (a *account) reserve(ctx context.Context, k ask) (int64, *denial, error) {
 		a.release(k.id, false, "the log did not answer") // it may have been stored all the same
 		return 0, nil, s.err
 	}
+	if s.over != nil {
+		return 0, nil, s.over
+	}
 	return s.limit, s.deny, nil
 }
 
 // settle records what a call cost, soon; nil is what the provider did not say. The first end of a call counts.
 func (a *account) settle(id string, spent *events.Usage, tier, reason string) {
-	a.enqueue(&step{must: true, done: make(chan struct{}), apply: func(l *ledger, _ *step) { l.settle(id, spent, tier, reason) }})
+	a.enqueue(&step{must: true, done: make(chan struct{}), apply: func(l *ledger, _ *step, _ scan.Scan) { l.settle(id, spent, tier, reason) }})
 }
 
 // release records that a call cost nothing, soon; sent says that it reached the provider, which counts as a request.
 func (a *account) release(id string, sent bool, reason string) {
-	a.enqueue(&step{must: true, done: make(chan struct{}), apply: func(l *ledger, _ *step) { l.release(id, sent, reason) }})
+	a.enqueue(&step{must: true, done: make(chan struct{}), apply: func(l *ledger, _ *step, _ scan.Scan) { l.release(id, sent, reason) }})
 }
 
 // change is closed once a call of the scan has ended in this process.
@@ -165,14 +173,17 @@ func (a *account) write() {
 	}
 }
 
-// record appends one event with what the steps decide on the newest one. Steps that change nothing append nothing.
+// record appends one event with what the steps decide on the newest one. Steps that change nothing append nothing. What they decide holds for the scan as it is when the event
+// is stored: the log refuses it if anything has happened to either meanwhile.
 func (a *account) record(batch []*step) error {
 	ctx, cancel := context.WithTimeout(context.Background(), recordTime)
 	defer cancel()
-	fresh := false // the newest event was read for this batch
+	fresh := false // both were read for this batch
 	for range maxConflicts {
-		if !a.known {
-			if err := a.load(ctx); err != nil {
+		of, remembered := a.p.watch.known(a.id)
+		if !a.known || !remembered {
+			var err error
+			if of, err = a.load(ctx); err != nil {
 				return err
 			}
 			fresh = true
@@ -180,13 +191,13 @@ func (a *account) record(batch []*step) error {
 		now := a.p.now()
 		l := after(a.last)
 		l.chargeLost(now)
-		denied := false
+		refused := false
 		for _, s := range batch {
-			s.deny, s.limit = nil, 0
-			s.apply(l, s)
-			denied = denied || s.deny != nil
+			s.deny, s.over, s.limit = nil, nil, 0
+			s.apply(l, s, of.state)
+			refused = refused || s.deny != nil || s.over != nil
 		}
-		if denied && !fresh { // another process may have given something back
+		if refused && !fresh { // that is said only of what the log has now
 			a.known = false
 			continue
 		}
@@ -194,7 +205,7 @@ func (a *account) record(batch []*step) error {
 			return nil
 		}
 		meta := events.Meta{Command: events.NewCommandID(), Actor: events.BySystem("llm-proxy"), Cause: a.p.name, At: now.UTC()}
-		made, err := a.p.store.Append(ctx, events.UsageOf(a.p.store.Region(), a.id), a.head, meta, l.UsageRecorded)
+		made, err := a.p.store.AppendUsage(ctx, a.id, a.head, of.head.Seq, meta, l.UsageRecorded)
 		if err == nil {
 			// A crash from here on leaves the reservations open: whoever writes next after their time charges them.
 			a.last, a.head = l.UsageRecorded, made[0].Head()
@@ -214,24 +225,25 @@ const (
 	maxConflicts = 100
 )
 
-// load reads the newest event. The first one of a scan is begun with what the scan says about itself.
-func (a *account) load(ctx context.Context) error {
-	r, ok, err := a.p.store.LoadLast(ctx, events.UsageOf(a.p.store.Region(), a.id))
+// load reads the scan and the newest event of its usage. The first one is begun with what the scan says about itself.
+func (a *account) load(ctx context.Context) (seen, error) {
+	of, err := a.p.watch.read(ctx, a.id)
 	if err != nil {
-		return fmt.Errorf("%w: %w", errNoLog, err)
+		return of, err
+	}
+	r, _, err := a.p.store.LoadLast(ctx, events.UsageOf(a.p.store.Region(), a.id))
+	if err != nil {
+		return of, fmt.Errorf("%w: %w", errNoLog, err)
 	}
 	switch e := r.Event.(type) {
 	case events.UsageRecorded:
 		a.last, a.head = e, r.Head()
 	case nil:
-		s, err := a.p.watch.scan(ctx, a.id)
-		if err != nil {
-			return err
-		}
-		a.last, a.head = events.UsageRecorded{Project: s.Request.Project, Repository: s.Request.Repository, User: s.Request.User}, events.Head{}
+		q := of.state.Request
+		a.last, a.head = events.UsageRecorded{Project: q.Project, Repository: q.Repository, User: q.User}, events.Head{}
 	default:
-		return fmt.Errorf("the scan's usage was written by a newer release (%s schema %d)", r.Kind, r.Schema)
+		return of, fmt.Errorf("the scan's usage was written by a newer release (%s schema %d)", r.Kind, r.Schema)
 	}
-	a.known = ok || err == nil
-	return nil
+	a.known = true
+	return of, nil
 }

@@ -1,7 +1,6 @@
 package llmproxy
 
 import (
-	"cmp"
 	"context"
 	"crypto/rand"
 	"errors"
@@ -31,8 +30,6 @@ type call struct {
 	cancel context.CancelCauseFunc
 	idle   *time.Timer // ends the call when nothing has come from the provider for too long; stopped between tries
 
-	checked chan error // the log's answer whether the attempt runs; nil once it was taken
-
 	id    string        // of the try that is on its way
 	tries int           // that were made
 	in    *body         // the request as it came; nil for a GET
@@ -47,8 +44,7 @@ const (
 	placeTime = 30 * time.Second // to wait for a place among the scan's calls, and for what others hold under its caps
 	drainTime = 5 * time.Second  // for the provider to say what it cost when the agent has gone
 	lookTime  = 500 * time.Millisecond
-	checkTime = 10 * time.Second // for the log to say whether the attempt runs
-	lateTime  = time.Minute      // between the last moment of a call and when its reservation counts as lost
+	lateTime  = time.Minute // between the last moment of a call and when its reservation counts as lost
 )
 
 // What a model's name may be, as where scans ask for one.
@@ -117,21 +113,8 @@ func (c *call) make() error {
 			c.in.release()
 		}
 	}()
-	c.checked = make(chan error, 1) // owned by the goroutine, which ends with its question
-	go func() {
-		ctx, cancel := context.WithTimeout(c.ctx, checkTime)
-		defer cancel()
-		c.checked <- c.p.watch.check(ctx, c.grant)
-	}()
-	if c.p.watch.ran(c.grant) {
-		if err := c.read(); err != nil {
-			return err
-		}
-	} else { // the log's answer decides whether anything is reserved at all
-		bad := c.read()
-		if err := c.check(); err != nil || bad != nil {
-			return cmp.Or(err, bad)
-		}
+	if err := c.read(); err != nil {
+		return err
 	}
 	pause := 250 * time.Millisecond
 	for waited := time.Duration(0); ; {
@@ -165,16 +148,6 @@ func (c *call) make() error {
 			return c.cause(c.ctx.Err())
 		}
 	}
-}
-
-// check waits for the log's word whether the attempt runs. It is asked once for each call: later the call is cut when that changes.
-func (c *call) check() error {
-	if c.checked == nil {
-		return nil
-	}
-	err := <-c.checked
-	c.checked = nil
-	return c.cause(err)
 }
 
 // cause is why the call ended when its context did, else err.
@@ -284,10 +257,6 @@ func (c *call) try() (*http.Response, *verdict, error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	if err := c.check(); err != nil {
-		c.a.release(c.id, false, "its attempt is over")
-		return nil, nil, err
-	}
 	// A crash from here on: the reservation is charged in full.
 	c.tries++
 	out := request{endpoint: c.endpoint, header: c.r.Header}
@@ -326,7 +295,7 @@ func (c *call) reserve(k ask) (limit int64, err error) {
 	defer patience.Stop()
 	for {
 		changed := c.a.change()
-		limit, deny, err := c.a.reserve(c.ctx, k)
+		limit, deny, err := c.a.reserve(c.ctx, c.grant, k)
 		if err != nil || deny == nil {
 			return limit, err
 		}

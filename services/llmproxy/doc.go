@@ -8,19 +8,19 @@
 // # The life of a call (call.go tells it in order)
 //
 //  1. Its path is on a short list (proxy.go), its token verifies (token.go), and one of its scan's places is free (account.go).
-//  2. The log says that the token's attempt still runs (watch.go), while the body is read and checked; what it may not ask for is refused or taken out
-//     by splicing (package wire), every other byte stays.
-//  3. The most that it can cost is reserved in the log, under the caps (ledger.go decides, account.go writes). Nothing is sent before that is stored.
+//  2. The body is read and checked; what it may not ask for is refused or taken out by splicing (package wire), every other byte stays.
+//  3. The most that it can cost is reserved in the log, under the caps (ledger.go decides, account.go writes). The log takes the reservation only if nothing has happened to
+//     the scan since its attempt was seen running (watch.go). Nothing is sent before that is stored.
 //  4. It goes to the one address that is configured (provider.go), with a short list of headers. Failures that pass are tried again before the first byte, each time
 //     with a reservation of its own.
 //  5. The answer passes through as it comes, each read flushed (stream.go). Its usage is read on the way, and settled in the log the moment it is known.
 //
 // # What is exact
 //
-// Every event of a scan's usage carries all that is spent and reserved, and is appended onto the one before or not at all, so any number of proxies may serve one scan: requests
-// never exceed their cap, and tokens and money exceed theirs at most by what the last calls cost beyond their reservations. A reservation counts a third of the body's bytes
-// as input tokens and the output limit that the request is sent with; with less than four times that left, it counts every byte as a token, and no tokeniser
-// makes more of a text than that. A call is refused for want of budget only after the log was read again.
+// Every event of a scan's usage carries all that is spent and reserved, and is appended onto the one before or not at all, so any number of proxies may serve one scan. A call
+// is admitted only if the caps hold even when every open call costs the most that it can: each byte of its request a token, which no tokeniser exceeds, and the whole
+// output limit that it is sent with. What stands in the reservation, and is charged when the provider does not say, is an estimate, a third of the bytes, as long as four times as much
+// is left. A call that does not fit only because of calls on their way waits for them; it is refused for good only by what the log has when it is read again.
 //
 // # A crash
 //

@@ -208,6 +208,44 @@ func TestCapsHoldOverReplicas(t *testing.T) {
 	}
 }
 
+// On three servers whose leader changes in the middle, calls may be turned away, but none is made beyond the cap, and each that was made is in the log.
+func TestCapsHoldOnAClusterThatElects(t *testing.T) {
+	t.Parallel()
+	const capped = 40
+	provider := providertest.Start(t, providertest.Always(providertest.Text("hello", cost)))
+	cluster := natstest.Cluster(t, 3)
+	b := &bench{t: t, store: cluster.Open(), tokens: tokensOf(t)}
+	token := b.token(b.attempt(theScan))
+	c := replicaConfig{NATS: cluster.URL(), Provider: provider.URL, Key: provider.Key, Requests: capped, InFlight: 32, CallTimeout: time.Hour}
+	client := &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: 32}}
+	defer client.CloseIdleConnections()
+	var calling sync.WaitGroup
+	for range 3 {
+		p := startReplica(t, c)
+		for range 8 {
+			calling.Go(func() {
+				for range 200 { // far more than it takes to be denied
+					if status, body := post(t, client, p.url+"/v1/responses", token, callBody); status == http.StatusBadRequest {
+						if !strings.Contains(body, "vega_scan_cap_exceeded") {
+							t.Errorf("refused with %s", body)
+						}
+						return
+					}
+				}
+				t.Error("never denied")
+			})
+		}
+	}
+	provider.Wait(capped / 4)
+	if err := cluster.StepDown(t.Context()); err != nil {
+		t.Error(err)
+	}
+	calling.Wait()
+	if u, _ := b.usage(); u.Settled.Requests != int64(len(provider.Requests())) || len(provider.Requests()) != capped {
+		t.Errorf("%d calls reached the provider, the log has %+v, want %d", len(provider.Requests()), u.Settled, capped)
+	}
+}
+
 const callBody = `{"model":"gpt-5.4","input":"a question that is as long as it is","stream":true}`
 
 func TestAKilledReplicasCallsAreCharged(t *testing.T) {

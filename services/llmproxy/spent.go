@@ -22,9 +22,8 @@ func Spent(ctx context.Context, store *eventstore.Store, id events.ScanID) (even
 // ChargeLost charges a scan's calls whose time was over before now: their process is gone, and what they cost is not known. It returns how many. Doing it twice, or in two
 // processes, is doing it once. Errors are those of the log.
 func ChargeLost(ctx context.Context, store *eventstore.Store, id events.ScanID, now time.Time) (int, error) {
-	of := events.UsageOf(store.Region(), id)
 	for {
-		r, _, err := store.LoadLast(ctx, of)
+		r, _, err := store.LoadLast(ctx, events.UsageOf(store.Region(), id))
 		if err != nil {
 			return 0, err
 		}
@@ -37,8 +36,12 @@ func ChargeLost(ctx context.Context, store *eventstore.Store, id events.ScanID, 
 		if len(l.Calls) == 0 {
 			return 0, nil
 		}
+		of, _, err := store.LoadLast(ctx, events.ScanOf(store.Region(), id))
+		if err != nil {
+			return 0, err
+		}
 		meta := events.Meta{Command: events.NewCommandID(), Actor: events.BySystem("maintenance"), At: now.UTC()}
-		_, err = store.Append(ctx, of, r.Head(), meta, l.UsageRecorded)
+		_, err = store.AppendUsage(ctx, id, r.Head(), of.Seq, meta, l.UsageRecorded)
 		if errors.Is(err, eventstore.ErrConflict) {
 			continue // somebody else has written, perhaps just this
 		}

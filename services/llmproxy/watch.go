@@ -34,17 +34,23 @@ func newWatch(store *eventstore.Store) *watch {
 	return &watch{store: store, scans: map[events.ScanID]seen{}}
 }
 
-// scan is a scan as the log has it now: one question to the log's leader when nothing has happened to it.
-func (w *watch) scan(ctx context.Context, id events.ScanID) (scan.Scan, error) {
+// known is a scan as it was last seen; false when it is not remembered.
+func (w *watch) known(id events.ScanID) (seen, bool) {
 	w.mu.Lock()
-	was := w.scans[id]
-	w.mu.Unlock()
+	defer w.mu.Unlock()
+	s, ok := w.scans[id]
+	return s, ok
+}
+
+// read is a scan as the log has it now: one question to the log's leader when nothing has happened to it.
+func (w *watch) read(ctx context.Context, id events.ScanID) (seen, error) {
+	was, _ := w.known(id)
 	past, head, err := w.store.Load(ctx, events.ScanOf(w.store.Region(), id), was.head)
 	if err != nil {
-		return scan.Scan{}, fmt.Errorf("%w: %w", errNoLog, err)
+		return seen{}, fmt.Errorf("%w: %w", errNoLog, err)
 	}
 	if len(past) == 0 {
-		return was.state, nil
+		return was, nil
 	}
 	now := seen{was.state, head}
 	for _, r := range past {
@@ -58,30 +64,7 @@ func (w *watch) scan(ctx context.Context, id events.ScanID) (scan.Scan, error) {
 	if w.scans[id].head.Seq < head.Seq {
 		w.scans[id] = now
 	}
-	return now.state, nil
-}
-
-// check says whether a token's attempt runs now: nil, a *refusal, or errNoLog.
-func (w *watch) check(ctx context.Context, g Grant) error {
-	if home, ok := events.HomeOf(string(g.Scan)); !ok || home != w.store.Region() {
-		return &refusal{code: "vega_scan_ended", message: "the scan is not one of this region"}
-	}
-	s, err := w.scan(ctx, g.Scan)
-	if err != nil {
-		return err
-	}
-	if no := ended(s, g); no != nil {
-		return no
-	}
-	return nil
-}
-
-// ran says whether the attempt ran when its scan was last seen. That is no promise: a call is sent only after check.
-func (w *watch) ran(g Grant) bool {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	was, ok := w.scans[g.Scan]
-	return ok && ended(was.state, g) == nil
+	return now, nil
 }
 
 // take folds an event of a scan that is remembered. It returns the scan as it is then, and false when there is none, or an event between is missing.
@@ -171,8 +154,8 @@ func (p *Proxy) recheck(ctx context.Context, a *account) {
 	if idle {
 		return
 	}
-	if s, err := p.watch.scan(ctx, a.id); err == nil {
-		p.cutEnded(a.id, s)
+	if s, err := p.watch.read(ctx, a.id); err == nil {
+		p.cutEnded(a.id, s.state)
 	}
 }
 
