@@ -39,7 +39,7 @@ type step struct {
 	apply func(l *ledger, s *step, of scan.Scan) // decides; it is called again when the log has moved on
 	deny  *denial                                // set by apply
 	over  *refusal                               // set by apply: the attempt does not run
-	limit int64                                  // set by apply: the output limit
+	made  events.Reservation                     // set by apply
 	err   error                                  // the log did not take it
 	done  chan struct{}                          // closed once it is decided and stored, or failed
 	must  bool                                   // it is tried until it is stored: the end of a call
@@ -52,15 +52,17 @@ const maxSteps = 200
 // errNoLog is what a call is told when its reservation could not be stored.
 var errNoLog = errors.New("the event log does not answer")
 
-// reserve admits a call of an attempt that runs, under the caps. It returns the output limit that the call must be sent with, or which cap forbids the call, or a *refusal
+// reserve admits a call of an attempt that runs, under the caps. It returns what is set aside, or which cap forbids the call, or a *refusal
 // because the attempt is over, or an error of the log. Nothing stays reserved but for the first.
-func (a *account) reserve(ctx context.Context, g Grant, k ask) (int64, *denial, error) {
+func (a *account) reserve(ctx context.Context, g Grant, k ask) (events.Reservation, *denial, error) {
 	s := &step{done: make(chan struct{}), apply: func(l *ledger, s *step, of scan.Scan) {
 		if s.gone.Load() {
 			return
 		}
 		if s.over = ended(of, g); s.over == nil {
-			s.limit, s.deny = l.reserve(a.p.caps, k)
+			if s.deny = l.reserve(a.p.caps, k); s.deny == nil {
+				s.made = l.Open[len(l.Open)-1]
+			}
 		}
 	}}
 	a.enqueue(s)
@@ -71,20 +73,20 @@ func (a *account) reserve(ctx context.Context, g Grant, k ask) (int64, *denial, 
 	case <-late.C: // it may be on its way to the log
 		s.gone.Store(true)
 		a.release(k.id, false, "the log did not answer")
-		return 0, nil, errNoLog
+		return events.Reservation{}, nil, errNoLog
 	case <-ctx.Done():
 		s.gone.Store(true)
 		a.release(k.id, false, "the agent went away")
-		return 0, nil, ctx.Err()
+		return events.Reservation{}, nil, ctx.Err()
 	}
 	if s.err != nil {
 		a.release(k.id, false, "the log did not answer") // it may have been stored all the same
-		return 0, nil, s.err
+		return events.Reservation{}, nil, s.err
 	}
 	if s.over != nil {
-		return 0, nil, s.over
+		return events.Reservation{}, nil, s.over
 	}
-	return s.limit, s.deny, nil
+	return s.made, s.deny, nil
 }
 
 // settle records what a call cost, soon; nil is what the provider did not say. The first end of a call counts.
@@ -193,7 +195,7 @@ func (a *account) record(batch []*step) error {
 		l.chargeLost(now)
 		refused := false
 		for _, s := range batch {
-			s.deny, s.over, s.limit = nil, nil, 0
+			s.deny, s.over, s.made = nil, nil, events.Reservation{}
 			s.apply(l, s, of.state)
 			refused = refused || s.deny != nil || s.over != nil
 		}

@@ -30,21 +30,23 @@ type call struct {
 	cancel context.CancelCauseFunc
 	idle   *time.Timer // ends the call when nothing has come from the provider for too long; stopped between tries
 
-	id    string        // of the try that is on its way
-	tries int           // that were made
-	in    *body         // the request as it came; nil for a GET
-	req   *wire.Request // of it
-	model price.Model
-	begun bool // the agent has the answer's status
+	id       string             // of the try that is on its way
+	reserved events.Reservation // for it
+	tries    int                // that were made
+	in       *body              // the request as it came; nil for a GET
+	req      *wire.Request      // of it
+	model    price.Model
+	begun    bool // the agent has the answer's status
 }
 
 // Times of a call beside those that are configured.
 const (
-	bodyTime  = time.Minute      // for the agent to send its request
-	placeTime = 30 * time.Second // to wait for a place among the scan's calls, and for what others hold under its caps
-	drainTime = 5 * time.Second  // for the provider to say what it cost when the agent has gone
-	lookTime  = 500 * time.Millisecond
-	lateTime  = time.Minute // between the last moment of a call and when its reservation counts as lost
+	bodyTime     = time.Minute      // for the agent to send its request
+	placeTime    = 30 * time.Second // to wait for a place among the scan's calls, and for what others hold under its caps
+	drainTime    = 5 * time.Second  // for the provider to say what it cost when the agent has gone
+	longestAfter = time.Hour        // that an agent is told to wait
+	lookTime     = 500 * time.Millisecond
+	lateTime     = time.Minute // between the last moment of a call and when its reservation counts as lost
 )
 
 // What a model's name may be, as where scans ask for one.
@@ -116,7 +118,7 @@ func (c *call) make() error {
 	if err := c.read(); err != nil {
 		return err
 	}
-	pause := 250 * time.Millisecond
+	pause, lost := 250*time.Millisecond, 0
 	for waited := time.Duration(0); ; {
 		res, v, err := c.try()
 		if err != nil || res != nil {
@@ -126,12 +128,15 @@ func (c *call) make() error {
 			return c.cause(err)
 		}
 		if v.alarm != "" {
-			c.p.alarm(v.alarm)
+			c.p.alarm(v.code, v.alarm)
 		}
 		wait := max(v.after, pause/2+mathrand.N(pause/2))
-		if !v.again || c.tries == maxTries || waited+wait > maxWait {
+		if v.unknown {
+			lost++
+		}
+		if !v.again || c.tries == maxTries || lost == maxLost || waited+wait > maxWait {
 			if v.again && v.after > 0 { // the agent may wait where we do not
-				v.status = http.StatusServiceUnavailable
+				v.status, v.after = http.StatusServiceUnavailable, min(v.after, longestAfter)
 			}
 			return &v.refusal
 		}
@@ -253,9 +258,13 @@ func (c *call) try() (*http.Response, *verdict, error) {
 		k.model, k.tier, k.price, k.bytes = c.req.Model, c.req.Tier, c.model, int64(len(c.in.b))
 		k.limited, k.output = c.endpoint.TakesLimit(), c.output()
 	}
-	limit, err := c.reserve(k)
-	if err != nil {
+	var err error
+	if c.reserved, err = c.reserve(k); err != nil {
 		return nil, nil, err
+	}
+	limit := int64(0)
+	if k.limited {
+		limit = c.reserved.OutputTokens
 	}
 	// A crash from here on: the reservation is charged in full.
 	c.tries++
@@ -269,39 +278,42 @@ func (c *call) try() (*http.Response, *verdict, error) {
 	res, sent, err := c.p.provider.send(c.ctx, out)
 	c.p.metrics.calls.WithLabelValues(string(c.endpoint)).Inc()
 	switch {
-	case err != nil && !sent:
-		c.a.release(c.id, false, "the provider was not reached")
-	case err != nil: // it may have worked for us
-		c.end(nil, "", "the connection to the provider broke")
+	case err != nil:
+		c.idle.Stop()
+		v := &verdict{refusal: refusal{status: http.StatusBadGateway, code: "vega_provider_unavailable", message: "the provider cannot be reached"}, again: true}
+		if !sent {
+			c.a.release(c.id, false, "the provider was not reached")
+		} else { // it may have worked for us
+			v.message, v.unknown = "the provider did not answer as a provider does", true
+			c.end(nil, k.tier, "the provider gave no answer")
+		}
+		if c.ctx.Err() != nil {
+			return nil, nil, err
+		}
+		c.p.log.Warn("no answer of the provider", "scan_id", c.a.id, "attempt", c.grant.Attempt, "try", c.tries, "err", err)
+		return nil, v, nil
 	case res.StatusCode >= 200 && res.StatusCode < 300:
 		return res, nil, nil
-	default:
-		v := c.p.provider.judge(res, c.p.now())
-		c.idle.Stop()
-		c.a.release(c.id, true, fmt.Sprintf("the provider answered HTTP %d", res.StatusCode))
-		return nil, &v, nil
 	}
+	v := c.p.provider.judge(res, c.p.now())
 	c.idle.Stop()
-	if c.ctx.Err() != nil {
-		return nil, nil, err
-	}
-	c.p.log.Warn("provider not reached", "scan_id", c.a.id, "attempt", c.grant.Attempt, "try", c.tries, "err", err)
-	return nil, &verdict{refusal: refusal{status: http.StatusBadGateway, code: "vega_provider_unavailable", message: "the provider cannot be reached"}, again: true}, nil
+	c.a.release(c.id, true, fmt.Sprintf("the provider answered HTTP %d", res.StatusCode))
+	return nil, &v, nil
 }
 
 // reserve sets aside what the call may cost. While calls that are on their way hold what it needs, it waits for their end: a refusal is final, and they usually cost less.
-func (c *call) reserve(k ask) (limit int64, err error) {
+func (c *call) reserve(k ask) (events.Reservation, error) {
 	patience := time.NewTimer(placeTime)
 	defer patience.Stop()
 	for {
 		changed := c.a.change()
-		limit, deny, err := c.a.reserve(c.ctx, c.grant, k)
+		made, deny, err := c.a.reserve(c.ctx, c.grant, k)
 		if err != nil || deny == nil {
-			return limit, err
+			return made, err
 		}
 		if !deny.wait {
 			c.p.metrics.denied.WithLabelValues(deny.cap).Inc()
-			return 0, &refusal{code: "vega_scan_cap_exceeded", message: deny.message}
+			return made, &refusal{code: "vega_scan_cap_exceeded", message: deny.message}
 		}
 		again := time.NewTimer(lookTime)
 		select {
@@ -316,7 +328,7 @@ func (c *call) reserve(k ask) (limit int64, err error) {
 		}
 		again.Stop()
 		if err != nil {
-			return 0, err
+			return made, err
 		}
 	}
 }
@@ -338,8 +350,12 @@ func (c *call) output() int64 {
 
 // end settles the try that is on its way; nil is what the provider did not say.
 func (c *call) end(u *wire.Usage, tier, reason string) {
+	if c.req == nil { // a list of models, which has no tokens
+		u = &wire.Usage{}
+	}
 	if u == nil {
 		c.p.metrics.estimated.Inc()
+		c.p.metrics.estimatedCost.Add(float64(c.reserved.CostNanoUSD) / 1e9)
 		c.a.settle(c.id, nil, tier, reason)
 		return
 	}

@@ -55,23 +55,20 @@ func after(e events.UsageRecorded) *ledger {
 	return l
 }
 
-// reserve admits a call, or says which cap forbids it. It returns the output limit that the call must be sent with, 0 when it takes none.
-func (l *ledger) reserve(c Caps, a ask) (int64, *denial) {
+// reserve admits a call, which is then the last that is open, or says which cap forbids it. A call whose output can be limited must be sent with the reserved one.
+func (l *ledger) reserve(c Caps, a ask) *denial {
 	r, no := l.fit(c, a)
 	if no != nil {
 		if l.Denied != no.cap && !no.wait { // one who keeps asking fills no log
 			l.Calls = append(l.Calls, events.Call{ID: a.id, Step: events.CallDenied, Attempt: a.attempt, Endpoint: a.endpoint, Model: a.model, Tier: a.tier, Reason: no.message})
 			l.Denied = no.cap
 		}
-		return 0, no
+		return no
 	}
 	l.Open = append(l.Open, r)
 	l.Calls = append(l.Calls, events.Call{ID: a.id, Step: events.CallReserved, Attempt: a.attempt, Endpoint: a.endpoint, Model: a.model, Tier: a.tier, Reserved: &r})
 	l.Denied = ""
-	if !a.limited {
-		return 0, nil
-	}
-	return r.OutputTokens, nil
+	return nil
 }
 
 // fit finds what to set aside for a call so that the caps hold even if every open call costs the most that it can. A third of the bytes is the estimate of the input;

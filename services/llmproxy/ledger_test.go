@@ -43,14 +43,18 @@ func TestNoOrderOfCallsExceedsACap(t *testing.T) {
 					bytes: rapid.Int64Range(0, 50_000).Draw(t, "bytes"), output: rapid.Int64Range(0, 40_000).Draw(t, "output"),
 					until: noon.Add(time.Duration(rapid.IntRange(0, 100).Draw(t, "minutes")) * time.Minute)}
 				l := after(last)
-				limit, no := l.reserve(caps, a)
+				no := l.reserve(caps, a)
+				limit := a.output
+				if no == nil {
+					limit = l.Open[len(l.Open)-1].OutputTokens
+				}
 				switch {
 				case no != nil && no.wait && len(last.Open) == 0:
 					t.Fatalf("asked to wait for nobody: %s", no.message)
 				case no == nil && a.limited && (limit > a.output || limit < min(a.output, minOutput)):
 					t.Fatalf("output limit %d of %d", limit, a.output)
-				case no == nil && !a.limited:
-					limits[a.id] = a.output
+				case no == nil && !a.limited && limit != a.output:
+					t.Fatalf("output %d of a call that cannot be limited is %d", a.output, limit)
 				case no == nil:
 					limits[a.id] = limit
 				}
@@ -119,7 +123,7 @@ func TestWhatIsReservedFollowsWhatIsLeft(t *testing.T) {
 	} {
 		a.tier = "default"
 		l := after(events.UsageRecorded{})
-		limit, no := l.reserve(tc.caps, a)
+		no := l.reserve(tc.caps, a)
 		if tc.denied != "" {
 			if no == nil || no.cap != tc.denied || no.wait || l.Denied != tc.denied || len(l.Open) != 0 {
 				t.Errorf("%s: %+v, want denied for %s", tc.name, no, tc.denied)
@@ -130,8 +134,8 @@ func TestWhatIsReservedFollowsWhatIsLeft(t *testing.T) {
 			t.Errorf("%s: denied: %s", tc.name, no.message)
 			continue
 		}
-		if r := l.Open[0]; r.InputTokens != tc.input || r.OutputTokens != tc.output || limit != tc.output || r.MostInput != a.bytes {
-			t.Errorf("%s: reserved %d and %d with a limit of %d, want %d and %d", tc.name, r.InputTokens, r.OutputTokens, limit, tc.input, tc.output)
+		if r := l.Open[0]; r.InputTokens != tc.input || r.OutputTokens != tc.output || r.MostInput != a.bytes {
+			t.Errorf("%s: reserved %d and %d, want %d and %d", tc.name, r.InputTokens, r.OutputTokens, tc.input, tc.output)
 		}
 	}
 }
@@ -147,7 +151,7 @@ func TestADenialIsRecordedOnceUntilACallIsAdmittedAgain(t *testing.T) {
 		t.Errorf("steps %+v", l.Calls)
 	}
 	l.release("call_0", false, "never sent")
-	if _, no := l.reserve(caps, ask{id: "call_9"}); no != nil || l.Denied != "" {
+	if no := l.reserve(caps, ask{id: "call_9"}); no != nil || l.Denied != "" {
 		t.Errorf("after a request that was never sent: %+v, denied %q", no, l.Denied)
 	}
 }
@@ -156,13 +160,13 @@ func TestACallHeldUpByOthersIsAskedToWait(t *testing.T) {
 	t.Parallel()
 	l := after(events.UsageRecorded{})
 	caps := Caps{Tokens: 1000}
-	if _, no := l.reserve(caps, ask{id: "call_a", bytes: 400, output: 300, limited: true}); no != nil {
+	if no := l.reserve(caps, ask{id: "call_a", bytes: 400, output: 300, limited: true}); no != nil {
 		t.Fatal(no.message)
 	}
-	if _, no := l.reserve(caps, ask{id: "call_b", bytes: 400, output: 300, limited: true}); no == nil || !no.wait || l.Denied != "" {
+	if no := l.reserve(caps, ask{id: "call_b", bytes: 400, output: 300, limited: true}); no == nil || !no.wait || l.Denied != "" {
 		t.Errorf("a call that fits once the other has ended: %+v", no)
 	}
-	if _, no := l.reserve(caps, ask{id: "call_c", bytes: 900, output: 300, limited: true}); no == nil || no.wait {
+	if no := l.reserve(caps, ask{id: "call_c", bytes: 900, output: 300, limited: true}); no == nil || no.wait {
 		t.Errorf("a call that never fits: %+v", no)
 	}
 }

@@ -97,6 +97,7 @@ type verdict struct {
 // Bounds of what is tried again before the agent hears of it.
 const (
 	maxTries = 4
+	maxLost  = 2                // tries without an answer, each of which may have cost what was reserved
 	maxWait  = 60 * time.Second // all pauses of one call together
 	maxError = 64 << 10         // bytes that are read of an error's body
 )

@@ -64,7 +64,7 @@ type Proxy struct {
 	mu       sync.Mutex // guards what follows, never held over I/O
 	accounts map[events.ScanID]*account
 	closed   bool
-	alarmed  time.Time // when the operator was last told
+	alarmed  map[string]time.Time // when the operator was last told, by code
 }
 
 // New returns a proxy for the scans of a log. Its errors name the setting that is missing or cannot be used. A cap on money needs prices, so prices are read here and
@@ -72,7 +72,7 @@ type Proxy struct {
 func New(c Config, parts Parts) (*Proxy, error) {
 	p := &Proxy{cfg: c.withDefaults(), store: parts.Store, log: parts.Log, now: parts.Now, drain: drainTime, name: "llm proxy " + strings.ToLower(rand.Text()[:8]), watch: newWatch(parts.Store),
 		caps:    Caps{Requests: c.MaxRequestsPerScan, Tokens: c.MaxTokensPerScan, Cost: c.MaxCostPerScan},
-		closing: make(chan struct{}), accounts: map[events.ScanID]*account{}}
+		closing: make(chan struct{}), accounts: map[events.ScanID]*account{}, alarmed: map[string]time.Time{}}
 	if p.now == nil {
 		p.now = time.Now
 	}
@@ -225,13 +225,13 @@ func (p *Proxy) accountOf(id events.ScanID) *account {
 	return p.accounts[id]
 }
 
-// alarm tells the operator what only an operator can mend, in the log at most once a minute.
-func (p *Proxy) alarm(what string) {
-	p.metrics.alarm.Set(1)
+// alarm tells the operator what only an operator can mend, in the log at most once a minute for each problem.
+func (p *Proxy) alarm(code, what string) {
+	p.metrics.alarm.WithLabelValues(code).Set(1)
 	p.mu.Lock()
-	tell := p.now().Sub(p.alarmed) > time.Minute
+	tell := p.now().Sub(p.alarmed[code]) > time.Minute
 	if tell {
-		p.alarmed = p.now()
+		p.alarmed[code] = p.now()
 	}
 	p.mu.Unlock()
 	if tell {

@@ -33,6 +33,6 @@ func TestWhatEndsARunThroughTheProxyAfterLong(t *testing.T) {
 	through(t, []way{
 		{name: "the provider fails for good", answer: pt.Always(pt.Error(500, "c", "m")), calls: [2]int{30, 30}, requests: [2]int{120, 120}, says: "the provider fails with HTTP 500"},
 		{name: "the provider is busy for good", answer: pt.Always(pt.Error(429, "rate_limit_exceeded", "m")), calls: [2]int{30, 30}, requests: [2]int{120, 120}, says: "how often it is called"},
-		{name: "the provider hangs up for good", answer: pt.Always(pt.HangUp()), calls: [2]int{30, 30}, requests: [2]int{120, 120}, says: "cannot be reached"},
+		{name: "the provider hangs up for good", answer: pt.Always(pt.HangUp()), calls: [2]int{30, 30}, requests: [2]int{60, 60}, says: "did not answer as a provider does"},
 	})
 }
