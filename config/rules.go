@@ -92,6 +92,14 @@ var rules = []rule{
 		},
 	},
 	{
+		variable: "VEGA_LLM_PROVIDER_BASE_URL",
+		says:     "has a query, which would be shown where a secret is not; the key belongs into VEGA_LLM_PROVIDER_API_KEY",
+		broken: func(l *loader) bool {
+			u, err := url.Parse(l.c.LLM.ProviderBaseURL)
+			return err == nil && (u.RawQuery != "" || u.Fragment != "")
+		},
+	},
+	{
 		variable: "VEGA_S3_SSE_KMS_KEY_ID",
 		reads:    []string{"VEGA_S3_SSE"},
 		says:     "names a key that is not used without VEGA_S3_SSE=aws:kms",

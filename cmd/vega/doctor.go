@@ -35,8 +35,8 @@ func newDoctorCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "doctor",
 		Short: "Try every part that this configuration stands on, and say what is wrong",
-		Long: `Asks the event log, the database, the buckets, the queue and the sign-in that the configuration names, those that the role of VEGA_SERVICE_ROLE uses, as its process
-would, and prints a line for each thing tried. In the buckets it puts, reads and deletes a few bytes; nothing else is changed. It exits 0 when everything works, and 1 otherwise.`,
+		Long: `Asks the event log, the database, the buckets, the queue, the sign-in and the provider of models that the configuration names, those that the role of VEGA_SERVICE_ROLE uses, as its process
+would, and prints a line for each thing tried. In the buckets it puts, reads and deletes a few bytes; nothing else is changed, and the provider is asked for its list of models only. It exits 0 when everything works, and 1 otherwise.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			cfg, err := loadConfig(cmd.ErrOrStderr())

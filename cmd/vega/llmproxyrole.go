@@ -9,6 +9,8 @@ import (
 	"net/http"
 	"os"
 	"runtime/debug"
+	"strings"
+	"time"
 
 	"vega/config"
 	"vega/events/eventstore"
@@ -44,7 +46,7 @@ func serveLLMProxy(ctx context.Context, cfg config.Config, log *slog.Logger) (er
 	health := api.Health{Version: buildVersion(), Region: string(cfg.Region), Checks: []api.Check{logCheck(n.store)}, Metrics: metrics}
 	life := newLifecycle(ctx)
 	defer life.stop()
-	addr, err := startProxy(ctx, life, cfg.LLM.ListenAddr, proxy, health)
+	addr, err := startProxy(ctx, life, cfg.LLM.ListenAddr, proxy, health, cfg.LLM.DrainTimeout)
 	if err != nil {
 		return err
 	}
@@ -52,19 +54,21 @@ func serveLLMProxy(ctx context.Context, cfg config.Config, log *slog.Logger) (er
 	return life.wait(func(context.Context) error { return nil })
 }
 
-// startProxy serves a proxy on a port of its own, with what is left at its root. It returns the address.
-func startProxy(ctx context.Context, life *lifecycle, listen string, proxy *llmproxy.Proxy, root http.Handler) (string, error) {
+// startProxy serves a proxy on a port of its own, with root for what is not below /v1/. Calls get grace to finish when the process stops. It returns the address.
+func startProxy(ctx context.Context, life *lifecycle, listen string, proxy *llmproxy.Proxy, root http.Handler, grace time.Duration) (string, error) {
 	l, err := new(net.ListenConfig).Listen(ctx, "tcp", listen)
 	if err != nil {
 		return "", fmt.Errorf("listen on VEGA_LLM_PROXY_LISTEN_ADDR: %w", err)
 	}
-	mux := http.NewServeMux()
-	mux.Handle("/v1/", proxy)
-	if root != nil {
-		mux.Handle("/", root)
-	}
+	split := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { // a mux would redirect paths that it finds untidy
+		if strings.HasPrefix(r.URL.Path, "/v1/") {
+			proxy.ServeHTTP(w, r)
+			return
+		}
+		root.ServeHTTP(w, r)
+	})
 	life.part("watch of the LLM proxy", proxy.Run)
-	life.serve(func(ctx context.Context) error { return proxy.Serve(ctx, l, mux, apiGrace) })
+	life.serve(func(ctx context.Context) error { return proxy.Serve(ctx, l, split, grace) })
 	return l.Addr().String(), nil
 }
 
@@ -77,7 +81,7 @@ func (n *apiNode) startOwnProxy(ctx context.Context, life *lifecycle) error {
 	if err != nil {
 		return err
 	}
-	n.proxy, err = startProxy(ctx, life, n.cfg.LLM.ListenAddr, proxy, nil)
+	n.proxy, err = startProxy(ctx, life, n.cfg.LLM.ListenAddr, proxy, proxy, apiGrace)
 	return err
 }
 

@@ -54,6 +54,9 @@ type Config struct {
 	// IdleTimeout ends an answer of which nothing has come for so long.
 	IdleTimeout time.Duration `env:"VEGA_LLM_PROXY_IDLE_TIMEOUT_SECONDS, default=300" unit:"seconds" min:"1" doc:"How long the provider may be silent in a call before it is cut off."`
 
+	// DrainTimeout is what calls get to finish when the process stops.
+	DrainTimeout time.Duration `env:"VEGA_LLM_PROXY_DRAIN_SECONDS, default=15" unit:"seconds" min:"0" doc:"What calls on their way get to finish when a process of the llm-proxy role is asked to stop. What is cut off then is charged as reserved."`
+
 	// TotalTimeout ends a call.
 	TotalTimeout time.Duration `env:"VEGA_LLM_PROXY_CALL_TIMEOUT_SECONDS, default=1800" unit:"seconds" min:"1" doc:"How long one call may take in all. What a crashed proxy had reserved is charged after as long."`
 }

@@ -189,6 +189,8 @@ func Check(ctx context.Context, c Config) (setting string, err error) {
 	switch v.code {
 	case "vega_provider_refused":
 		return "VEGA_LLM_PROVIDER_API_KEY", errors.New("the provider does not accept the key")
+	case "vega_provider_quota":
+		return "VEGA_LLM_PROVIDER_API_KEY", errors.New("the provider's account has no quota left")
 	case "vega_provider_misconfigured":
 		return "VEGA_LLM_PROVIDER_BASE_URL", errors.New("the provider answers with a redirect: this is not its address")
 	}

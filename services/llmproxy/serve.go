@@ -11,8 +11,11 @@ import (
 	"time"
 )
 
+// lastTime is for the log to take what the last calls cost.
+const lastTime = 5 * time.Second
+
 // Serve answers on l with h, which forwards /v1/ to the proxy, until ctx ends. Calls that run then get grace to finish; the rest is cut, which the agent repeats
-// elsewhere. It returns when what they spent is recorded, or the log has not taken it for as long as grace.
+// elsewhere. It returns when what they spent is recorded, or the log has not taken it for a few seconds.
 func (p *Proxy) Serve(ctx context.Context, l net.Listener, h http.Handler, grace time.Duration) error {
 	srv := &http.Server{
 		Handler: h, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 64 << 10, // no WriteTimeout: an answer may take as long as it takes
@@ -25,7 +28,7 @@ func (p *Proxy) Serve(ctx context.Context, l net.Listener, h http.Handler, grace
 		if srv.Shutdown(end) != nil {
 			_ = srv.Close() // what still runs is cut off below
 		}
-		last, cancel := context.WithTimeout(context.WithoutCancel(ctx), grace)
+		last, cancel := context.WithTimeout(context.WithoutCancel(ctx), lastTime)
 		defer cancel()
 		stopped <- p.Close(last)
 	})
