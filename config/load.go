@@ -171,6 +171,8 @@ func (l *loader) finish() (Config, error) {
 			v.Text = f.printable(l.raw[f.name])
 		case v.Origin == OriginGenerated:
 			v.Text = secret.Redacted
+		case strings.Contains(v.Text, "://") && strings.Contains(v.Text, "?"): // a query may hold a key where none belongs
+			v.Text = secret.RedactURL(v.Text)
 		}
 		l.c.values = append(l.c.values, v)
 	}

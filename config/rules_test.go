@@ -147,3 +147,15 @@ func TestTheEngineHearsWhatIsMissingForAModel(t *testing.T) {
 		t.Errorf("root given %v, codex given %v; want true, false", c.Engine.RootGiven, c.Engine.CodexBinGiven)
 	}
 }
+
+func TestAKeyInAProvidersAddressIsRefusedAndNotShown(t *testing.T) {
+	t.Parallel()
+	c, err := Load([]string{"VEGA_LLM_PROVIDER_BASE_URL=https://api.example.com/v1?api_key=hunter2", "VEGA_LLM_PROVIDER_API_KEY=k"}, "")
+	if err == nil || !strings.Contains(err.Error(), "VEGA_LLM_PROVIDER_API_KEY") || strings.Contains(err.Error(), "hunter2") {
+		t.Errorf("Load = %v", err)
+	}
+	var out strings.Builder
+	if err := c.Print(&out); err != nil || strings.Contains(out.String(), "hunter2") {
+		t.Errorf("printed %s, %v", out.String(), err)
+	}
+}
