@@ -25,10 +25,9 @@ type ask struct {
 	model    string
 	tier     string      // of the price, as asked for
 	price    price.Model // the zero Model when there is none, which a cap on cost does not let through
-	priced   bool
-	bytes    int64 // of the body
-	output   int64 // tokens that it may write at most; 0 for a call that writes none
-	limited  bool  // output can be lowered
+	bytes    int64       // of the body
+	output   int64       // tokens that it may write at most; 0 for a call that writes none
+	limited  bool        // output can be lowered
 	until    time.Time
 }
 
