@@ -20,8 +20,9 @@ type account struct {
 	id   events.ScanID
 	slot chan struct{} // a place for each call that may be on its way
 
+	users int // calls that hold the account; guarded by the proxy's mu
+
 	mu      sync.Mutex // guards what follows, never held over I/O
-	users   int        // calls that hold the account; under the proxy's mu as well
 	queued  int        // calls that wait for a place
 	live    map[*call]struct{}
 	waiting []*step       // for the next event
