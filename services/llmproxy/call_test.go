@@ -346,7 +346,7 @@ func TestWhatAnAgentLeavesBehindIsCharged(t *testing.T) {
 func TestASilentProviderIsCutOff(t *testing.T) {
 	t.Parallel()
 	never := make(chan struct{})
-	b, p, token := before(t, providertest.InTurn(providertest.Silence(never, nil), providertest.Stream(providertest.Created(), providertest.Pause(never))), func(c *Config) { c.IdleTimeout = 100 * time.Millisecond })
+	b, p, token := before(t, providertest.InTurn(providertest.Silence(never, nil), providertest.Stream(providertest.Created(), providertest.Pause(never))), func(c *Config) { c.IdleTimeout = 2 * time.Second })
 	res, body := b.call("POST", "/v1/responses", token, asked)
 	b.refused(res, body, 504, "vega_provider_silent")
 	_, br := b.open(t.Context(), token)
@@ -361,7 +361,7 @@ func TestASilentProviderIsCutOff(t *testing.T) {
 func TestACallThatTakesTooLongEndsForGood(t *testing.T) {
 	t.Parallel()
 	never := make(chan struct{})
-	b, _, token := before(t, providertest.Always(providertest.Stream(providertest.Created(), providertest.Pause(never))), func(c *Config) { c.TotalTimeout = 300 * time.Millisecond })
+	b, _, token := before(t, providertest.Always(providertest.Stream(providertest.Created(), providertest.Pause(never))), func(c *Config) { c.TotalTimeout = 2 * time.Second })
 	_, br := b.open(t.Context(), token)
 	if rest, err := io.ReadAll(br); err != nil || !strings.Contains(string(rest), "VEGA_LLM_PROXY_CALL_TIMEOUT_SECONDS") || !strings.Contains(string(rest), "invalid_prompt") {
 		t.Errorf("the stream ends %s, %v", rest, err)
