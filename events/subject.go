@@ -46,7 +46,7 @@ func APIKeyOf(r Region, id APIKeyID) Aggregate { return Aggregate{r, APIKeyAggre
 func (a Aggregate) String() string { return string(a.Kind) + " " + a.ID }
 
 // Filter matches every event of the aggregate. It is the one spelling of the optimistic-concurrency filter: a replicated
-// server compares filters as strings, and two spellings let two writers win.
+// server compares filters as strings, and two spellings let two writers win. Usage is appended under ScanAndUsageFilter instead.
 func (a Aggregate) Filter() string { return a.prefix() + ">" }
 
 // ScanAndUsageFilter matches every event of a scan and of its usage, which has the scan's id. It is the one spelling of the expectation of all who append usage.

@@ -227,7 +227,7 @@ func (n *apiNode) openAPI(signIn api.Auth) (err error) {
 		Mode:        n.cfg.Dispatch.Mode,
 		Stages:      engine.StageNames(),
 		MaxAttempts: n.cfg.Worker.MaxAttempts,
-		Caps:        api.Caps{Requests: n.cfg.LLM.MaxRequestsPerScan, Tokens: n.cfg.LLM.MaxTokensPerScan, CostNanoUSD: int64(n.cfg.LLM.MaxCostPerScan)},
+		Caps:        n.cfg.LLM.Caps(),
 		Limits:      limits(n.cfg),
 		Checks:      append([]api.Check{n.disk()}, n.checks...),
 		Log:         n.log,
@@ -274,9 +274,6 @@ func limits(cfg config.Config) []api.Limit {
 		{Name: "VEGA_SCAN_TIMEOUT_SECONDS", Value: int64(cfg.Worker.ScanTimeout.Seconds())},
 		{Name: "VEGA_SCAN_MAX_ATTEMPTS", Value: cfg.Worker.MaxAttempts},
 		{Name: "VEGA_WORKER_SLOTS", Value: cfg.Worker.Slots},
-		{Name: "VEGA_LLM_PROXY_MAX_REQUESTS_PER_SCAN", Value: cfg.LLM.MaxRequestsPerScan},
-		{Name: "VEGA_LLM_PROXY_MAX_TOKENS_PER_SCAN", Value: cfg.LLM.MaxTokensPerScan},
-		{Name: "VEGA_LLM_PROXY_MAX_COST_USD_PER_SCAN", Value: float64(cfg.LLM.MaxCostPerScan) / 1e9},
 		{Name: "VEGA_RATE_LIMIT_USER_PER_MINUTE", Value: cfg.Auth.RateLimits.UserPerMinute},
 		{Name: "VEGA_RATE_LIMIT_API_KEY_PER_MINUTE", Value: cfg.Auth.RateLimits.APIKeyPerMinute},
 	}

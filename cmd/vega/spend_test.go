@@ -76,6 +76,12 @@ func (s *spender) call(body string) (int, string) {
 		s.t.Fatal(err)
 	}
 	r.Header.Set("Authorization", "Bearer "+s.token)
+	return s.fetch(r)
+}
+
+// fetch returns an answer's status and its whole body.
+func (s *spender) fetch(r *http.Request) (int, string) {
+	s.t.Helper()
 	res, err := http.DefaultClient.Do(r)
 	if err != nil {
 		s.t.Fatal(err)
@@ -166,16 +172,8 @@ func (s *spender) metrics() string {
 	if err != nil {
 		s.t.Fatal(err)
 	}
-	res, err := http.DefaultClient.Do(r)
-	if err != nil {
-		s.t.Fatal(err)
-	}
-	defer res.Body.Close()
-	b, err := io.ReadAll(res.Body)
-	if err != nil {
-		s.t.Fatal(err)
-	}
-	return string(b)
+	_, text := s.fetch(r)
+	return text
 }
 
 // Everything that the processes wrote, answered or stored, after calls of every kind, holds neither the provider's key nor an agent's token nor what signs it.

@@ -10,6 +10,7 @@
 // # Promises
 //
 //   - An append is all or nothing and happens only where the caller thought the aggregate stood; otherwise ErrConflict.
+//   - Usage is appended with [Store.AppendUsage], whose expectation spans the scan as well: a reservation is stored only for a scan that is as it was seen.
 //   - The outcome is known when Append returns nil or ErrConflict. A lost acknowledgement is settled by reading the log from its
 //     leader and looking for the command's own event ids, never guessed from an error. That begins at once when the connection is lost.
 //   - What Append returns is what the log holds: a retry gets the events of the try that was stored, with their moment and contents.

@@ -21,6 +21,7 @@ import (
 	"vega/services/dispatch"
 	"vega/services/files"
 	"vega/services/intake"
+	"vega/services/llmproxy"
 )
 
 // Deps are the parts that the API stands on. All are required except where it says so.
@@ -43,7 +44,7 @@ type Deps struct {
 	// MaxAttempts is how many attempts a scan gets.
 	MaxAttempts int
 	// Caps are what a scan may spend, shown with every scan.
-	Caps Caps
+	Caps llmproxy.Caps
 	// Limits are shown to admins; optional.
 	Limits []Limit
 	// Checks are what readyz asks beside the log and the read model; optional.

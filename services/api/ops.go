@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"net/http"
+	"slices"
 	"time"
 
 	"vega/events"
@@ -44,9 +45,9 @@ func (s *Server) listWorkers(ctx context.Context, _ *nothing) (*many[workerBody]
 func (s *Server) listLimits(context.Context, *nothing) (*many[Limit], error) {
 	rows := s.Limits
 	if rows == nil {
-		rows = append([]Limit{{"VEGA_MAX_ACTIVE_SCANS_PER_USER", s.Admission.Limit()}, {"VEGA_SCAN_MAX_ATTEMPTS", s.MaxAttempts}}, s.Caps.limits()...)
+		rows = []Limit{{"VEGA_MAX_ACTIVE_SCANS_PER_USER", s.Admission.Limit()}, {"VEGA_SCAN_MAX_ATTEMPTS", s.MaxAttempts}}
 	}
-	return list(rows, "", func(l Limit) Limit { return l }), nil
+	return list(slices.Concat(rows, capLimits(s.Caps)), "", func(l Limit) Limit { return l }), nil
 }
 
 type drainIn struct {

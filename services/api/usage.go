@@ -6,14 +6,8 @@ import (
 
 	"vega/events"
 	"vega/projections"
+	"vega/services/llmproxy"
 )
-
-// Caps are what one scan may spend at the provider. Zero is no limit.
-type Caps struct {
-	Requests    int64
-	Tokens      int64 // input and output
-	CostNanoUSD int64
-}
 
 type capsBody struct {
 	Requests int64   `json:"requests,omitempty" doc:"Absent: no limit"`
@@ -21,16 +15,16 @@ type capsBody struct {
 	CostUSD  float64 `json:"cost_usd,omitempty" doc:"Absent: no limit"`
 }
 
-func shapeCaps(c Caps) *capsBody {
-	if c == (Caps{}) {
+func shapeCaps(c llmproxy.Caps) *capsBody {
+	if c == (llmproxy.Caps{}) {
 		return nil
 	}
-	return &capsBody{c.Requests, c.Tokens, dollars(c.CostNanoUSD)}
+	return &capsBody{c.Requests, c.Tokens, dollars(int64(c.Cost))}
 }
 
-// limits are the caps under the names of their settings.
-func (c Caps) limits() []Limit {
-	return []Limit{{"VEGA_LLM_PROXY_MAX_REQUESTS_PER_SCAN", c.Requests}, {"VEGA_LLM_PROXY_MAX_TOKENS_PER_SCAN", c.Tokens}, {"VEGA_LLM_PROXY_MAX_COST_USD_PER_SCAN", dollars(c.CostNanoUSD)}}
+// capLimits are the caps under the names of their settings.
+func capLimits(c llmproxy.Caps) []Limit {
+	return []Limit{{"VEGA_LLM_PROXY_MAX_REQUESTS_PER_SCAN", c.Requests}, {"VEGA_LLM_PROXY_MAX_TOKENS_PER_SCAN", c.Tokens}, {"VEGA_LLM_PROXY_MAX_COST_USD_PER_SCAN", dollars(int64(c.Cost))}}
 }
 
 type reservedBody struct {

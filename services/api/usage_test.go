@@ -10,6 +10,7 @@ import (
 
 	"vega/events"
 	"vega/events/eventstore/natstest"
+	"vega/services/llmproxy"
 )
 
 // spender writes a scan's usage as the proxy does: each event carries the running sums.
@@ -78,7 +79,7 @@ func denied(limit string) events.Call {
 
 func TestAScanShowsWhatItSpends(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t, options{change: func(d *Deps) { d.Caps = Caps{Requests: 100, CostNanoUSD: 2_500_000_000} }})
+	w := newWorld(t, options{change: func(d *Deps) { d.Caps = llmproxy.Caps{Requests: 100, Cost: 2_500_000_000} }})
 	x := w.things()
 	k := &worker{w: w, id: events.ScanID(x.scan)}
 	row, err := w.model.Scan(t.Context(), k.id)
@@ -148,7 +149,7 @@ func TestAScanShowsWhatItSpends(t *testing.T) {
 
 func TestCapsAreAmongTheLimits(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t, options{change: func(d *Deps) { d.Caps = Caps{Tokens: 7000, CostNanoUSD: 1_250_000_000} }})
+	w := newWorld(t, options{change: func(d *Deps) { d.Caps = llmproxy.Caps{Tokens: 7000, Cost: 1_250_000_000} }})
 	shown := map[string]any{}
 	for _, l := range w.admin.do("GET", "/ops/limits", nil).want(200).items() {
 		shown[l["name"].(string)] = l["value"]

@@ -37,6 +37,7 @@ type call struct {
 	req      *wire.Request      // of it
 	model    price.Model
 	begun    bool // the agent has the answer's status
+	streams  bool // and it is a stream of events
 }
 
 // Times of a call beside those that are configured.
@@ -97,7 +98,7 @@ func (c *call) serve() {
 	switch {
 	case !c.begun:
 		answer(c.w, no)
-	case no.final() && isStream(c.w.Header()):
+	case no.final() && c.streams:
 		// stream has put the sentence into the stream.
 	default:
 		panic(http.ErrAbortHandler) // the one way to end an answer so that the agent sees that it is not whole

@@ -61,6 +61,11 @@ type Config struct {
 	TotalTimeout time.Duration `env:"VEGA_LLM_PROXY_CALL_TIMEOUT_SECONDS, default=1800" unit:"seconds" min:"1" doc:"How long one call may take in all. What a crashed proxy had reserved is charged after as long."`
 }
 
+// Caps are what one scan may spend.
+func (c Config) Caps() Caps {
+	return Caps{Requests: c.MaxRequestsPerScan, Tokens: c.MaxTokensPerScan, Cost: c.MaxCostPerScan}
+}
+
 // withDefaults is what a Config that nobody read from an environment means: tests'.
 func (c Config) withDefaults() Config {
 	for _, d := range []struct {

@@ -33,13 +33,16 @@ type ask struct {
 
 // denial says which cap forbids a call. It is a value, for one call.
 type denial struct {
-	cap     string // requests, tokens, cost: what events and metrics call it
+	cap     string // requests, tokens, cost: what events and metrics call it; open, which is never final
 	message string
 	wait    bool // it may fit once other calls have ended
 }
 
 // minOutput is the smallest output limit that is worth a call.
 const minOutput = 256
+
+// maxOpen is how many calls of one scan may be on their way over all proxies: all of them stand in each event, which has a size.
+const maxOpen = 800
 
 // ledger is what a scan has spent and reserved, and what is about to be recorded on top: a copy of the newest event, changed step by step by pure methods.
 type ledger struct {
@@ -73,6 +76,9 @@ func (l *ledger) reserve(c Caps, a ask) *denial {
 // fit finds what to set aside for a call so that the caps hold even if every open call costs the most that it can. A third of the bytes is the estimate of the input;
 // once less than four times as much is left, every byte counts as a token, which is what the checks go by in any case.
 func (l *ledger) fit(c Caps, a ask) (r events.Reservation, no *denial) {
+	if len(l.Open) >= maxOpen {
+		return r, &denial{cap: "open", wait: true, message: fmt.Sprintf("this scan has %d calls on their way", len(l.Open))}
+	}
 	if made := l.Settled.Requests + int64(len(l.Open)); c.Requests > 0 && made >= c.Requests {
 		return r, &denial{cap: "requests", message: fmt.Sprintf("this scan may make %d requests (VEGA_LLM_PROXY_MAX_REQUESTS_PER_SCAN) and has made %d", c.Requests, made)}
 	}

@@ -1,7 +1,10 @@
 package llmproxy
 
 import (
+	"encoding/json"
 	"fmt"
+	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -169,4 +172,34 @@ func TestACallHeldUpByOthersIsAskedToWait(t *testing.T) {
 	if no := l.reserve(caps, ask{id: "call_c", bytes: 900, output: 300, limited: true}); no == nil || no.wait {
 		t.Errorf("a call that never fits: %+v", no)
 	}
+}
+
+// All open calls stand in each event, so their number is bounded even where nothing else is.
+func TestMoreCallsThanAnEventHoldsWait(t *testing.T) {
+	t.Parallel()
+	fits := func(l *ledger) {
+		t.Helper()
+		if b, err := json.Marshal(l.UsageRecorded); err != nil || len(b) > events.MaxBody {
+			t.Errorf("an event of %d bytes, %v; at most %d", len(b), err, events.MaxBody)
+		}
+	}
+	l := after(events.UsageRecorded{})
+	for i := range maxOpen {
+		if i == maxOpen-maxSteps {
+			l = after(l.UsageRecorded) // the last ones share an event
+		}
+		a := ask{id: fmt.Sprintf("call_%026d", i), attempt: 1, endpoint: "responses/compact", model: strings.Repeat("m", maxModel), tier: "priority", bytes: 1 << 30, output: 1 << 30, until: noon}
+		if no := l.reserve(Caps{}, a); no != nil {
+			t.Fatal(no.message)
+		}
+	}
+	fits(l)
+	l = after(l.UsageRecorded)
+	if no := l.reserve(Caps{}, ask{id: "call_more"}); no == nil || !no.wait {
+		t.Errorf("one more: %+v", no)
+	}
+	for _, r := range slices.Clone(l.Open[:maxSteps]) {
+		l.settle(r.ID, nil, "priority", strings.Repeat("r", 100))
+	}
+	fits(l)
 }

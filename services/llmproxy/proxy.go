@@ -71,7 +71,7 @@ type Proxy struct {
 // never again.
 func New(c Config, parts Parts) (*Proxy, error) {
 	p := &Proxy{cfg: c.withDefaults(), store: parts.Store, log: parts.Log, now: parts.Now, drain: drainTime, name: "llm proxy " + strings.ToLower(rand.Text()[:8]), watch: newWatch(parts.Store),
-		caps:    Caps{Requests: c.MaxRequestsPerScan, Tokens: c.MaxTokensPerScan, Cost: c.MaxCostPerScan},
+		caps:    c.Caps(),
 		closing: make(chan struct{}), accounts: map[events.ScanID]*account{}, alarmed: map[string]time.Time{}}
 	if p.now == nil {
 		p.now = time.Now

@@ -30,7 +30,8 @@ func (c *call) stream(res *http.Response) error {
 			c.end(nil, c.tier(), reason)
 		}
 	}
-	gone := c.begin(res, said.Streams()) != nil
+	c.streams = said.Streams()
+	gone := c.begin(res) != nil
 	buf := buffers.Get().(*[32 << 10]byte)
 	defer buffers.Put(buf)
 	var failed error
@@ -39,7 +40,7 @@ func (c *call) stream(res *http.Response) error {
 		c.idle.Reset(c.p.cfg.IdleTimeout)
 		if n > 0 {
 			if !gone {
-				gone = c.pass(buf[:n], said.Streams()) != nil
+				gone = c.pass(buf[:n]) != nil
 			}
 			_, _ = said.Write(buf[:n]) // it never fails
 			if said.Ended() {
@@ -58,8 +59,8 @@ func (c *call) stream(res *http.Response) error {
 	}
 	why := c.cause(errCutOff)
 	settle(why.Error())
-	if no, ok := errors.AsType[*refusal](why); ok && said.Streams() && !gone {
-		_ = c.pass(wire.FinalEvent(c.endpoint, no.message, !said.AtBoundary()), true) // an agent that is gone reads nothing
+	if no, ok := errors.AsType[*refusal](why); ok && c.streams && !gone {
+		_ = c.pass(wire.FinalEvent(c.endpoint, no.message, !said.AtBoundary())) // an agent that is gone reads nothing
 	}
 	return why
 }
@@ -73,7 +74,7 @@ func (c *call) tier() string {
 }
 
 // begin gives the agent the answer's status and headers.
-func (c *call) begin(res *http.Response, flush bool) error {
+func (c *call) begin(res *http.Response) error {
 	h := c.w.Header()
 	for _, name := range toAgent {
 		if v := res.Header[name]; len(v) > 0 {
@@ -85,16 +86,16 @@ func (c *call) begin(res *http.Response, flush bool) error {
 	}
 	c.w.WriteHeader(res.StatusCode)
 	c.begun = true
-	if !flush {
+	if !c.streams {
 		return nil
 	}
 	return c.ctl.Flush()
 }
 
 // pass writes to the agent. An error means that it has gone, which ends the call a moment later.
-func (c *call) pass(b []byte, flush bool) error {
+func (c *call) pass(b []byte) error {
 	_, err := c.w.Write(b)
-	if err == nil && flush {
+	if err == nil && c.streams {
 		err = c.ctl.Flush()
 	}
 	return err

@@ -105,11 +105,11 @@ func ended(s scan.Scan, g Grant) *refusal {
 func (p *Proxy) Run(ctx context.Context) error {
 	failing := false
 	for ctx.Err() == nil {
-		err := p.follow(ctx)
+		began, err := p.follow(ctx)
 		if ctx.Err() != nil {
 			break
 		}
-		if !failing {
+		if !failing || began {
 			p.log.Warn("ends of scans are not seen at once", "err", err)
 		}
 		failing = true
@@ -121,11 +121,12 @@ func (p *Proxy) Run(ctx context.Context) error {
 	return nil
 }
 
-// follow looks at each scan with calls on their way to which something happens. It begins with all of them, because something may have happened before.
-func (p *Proxy) follow(ctx context.Context) error {
+// follow looks at each scan with calls on their way to which something happens. It begins with all of them, because something may have happened before. It says whether it
+// got that far.
+func (p *Proxy) follow(ctx context.Context) (began bool, err error) {
 	info, err := p.store.Info(ctx)
 	if err != nil {
-		return err
+		return false, err
 	}
 	for _, a := range p.busy() {
 		p.recheck(ctx, a)
@@ -135,7 +136,7 @@ func (p *Proxy) follow(ctx context.Context) error {
 			if _, unreadable := errors.AsType[*eventstore.UnreadableError](err); unreadable {
 				continue
 			}
-			return err
+			return true, err
 		}
 		if s, ok := p.watch.take(r); ok {
 			p.cutEnded(events.ScanID(r.Aggregate.ID), s)
@@ -143,7 +144,7 @@ func (p *Proxy) follow(ctx context.Context) error {
 			p.recheck(ctx, a)
 		}
 	}
-	return ctx.Err()
+	return true, ctx.Err()
 }
 
 // recheck reads a scan with calls on their way and cuts those whose attempt is over.
