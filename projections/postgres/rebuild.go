@@ -247,7 +247,7 @@ func (d *draft) Swap(ctx context.Context) error {
 	// A crash before this line: the old tables are live and the draft is left over. After it: the new ones are, and the old ones are left over. The next Beside
 	// drops what is left over.
 	d.done = true
-	defer d.m.hangUp(d.conn)
+	defer d.end()
 	_, err := d.conn.Exec(ctx, drop(oldSchema))
 	if e, ok := errors.AsType[*pgconn.PgError](err); ok && e.Code == codeDeadlock { // with a statement that was planned for the old tables
 		_, err = d.conn.Exec(ctx, drop(oldSchema))
@@ -312,7 +312,7 @@ func (d *draft) Discard() error {
 		return nil
 	}
 	d.done = true
-	defer d.m.hangUp(d.conn) // and with it the lock
+	defer d.end()
 	ctx, cancel := context.WithTimeout(context.Background(), 2*d.m.timeout)
 	defer cancel()
 	if d.conn.IsClosed() {
@@ -320,4 +320,12 @@ func (d *draft) Discard() error {
 	}
 	_, err := d.conn.Exec(ctx, drop(draftSchema))
 	return d.m.tell(ctx, "remove the draft", err)
+}
+
+// end gives the lock of rebuilds back before it hangs up: the server notices the end of a connection a moment later, and another process may be about to begin.
+func (d *draft) end() {
+	ctx, cancel := context.WithTimeout(context.Background(), d.m.timeout)
+	defer cancel()
+	_, _ = d.conn.Exec(ctx, "SELECT pg_advisory_unlock($1, $2)", lockFamily, lockRebuild) // it ends with the connection in any case
+	d.m.hangUp(d.conn)
 }
