@@ -50,6 +50,33 @@ type StageCompleted struct {
 	Artifacts []Object         `json:"artifacts,omitempty"` // what people download
 	Reasons   []CoverageReason `json:"reasons,omitempty"`   // what this stage did not look at
 	Rejected  int              `json:"rejected,omitempty"`  // findings it refused to believe
+	Compared  *Compared        `json:"compared,omitempty"`  // how the findings stand to an earlier scan's; of the stage that merges them
+}
+
+// UnitCompleted records the result of one piece of a stage that is made of several and is paid for piece by piece: one component's audit, one finding's
+// review. The next attempt does not do it again. A unit whose work broke off is recorded too, as failed, with what it has.
+type UnitCompleted struct {
+	Attempt   int              `json:"attempt"`
+	Stage     string           `json:"stage"`
+	Unit      string           `json:"unit"` // unique in its stage
+	Status    StageStatus      `json:"status"`
+	Detail    string           `json:"detail,omitempty"` // one sentence for people
+	StartedAt time.Time        `json:"started_at"`
+	Result    *Object          `json:"result,omitempty"`
+	Artifacts []Object         `json:"artifacts,omitempty"`
+	Reasons   []CoverageReason `json:"reasons,omitempty"`
+}
+
+// Compared says how a scan's findings stand to what was known of the repository before. The counts are over weaknesses, by fingerprint.
+type Compared struct {
+	Base       ScanID `json:"base_scan_id,omitempty"` // empty: there was no earlier scan
+	New        int    `json:"new"`                    // never seen before
+	Persisting int    `json:"persisting"`             // there before, and still
+	Reopened   int    `json:"reopened"`               // had been resolved, and is there again
+	Resolved   int    `json:"resolved"`               // was there before, and is gone
+	Unknown    int    `json:"unknown"`                // was there before; whether it still is, this scan cannot say
+	// Ledger names every weakness that was ever seen and where it stands; the next scan begins with it.
+	Ledger *Object `json:"ledger,omitempty"`
 }
 
 // Object is a stored file that an event vouches for. Name is logical (v16-report.json); Key is where it lies; only bytes with
@@ -84,5 +111,6 @@ func (AttemptClaimed) event()  {}
 func (RunnerJoined) event()    {}
 func (AttemptStarted) event()  {}
 func (StageCompleted) event()  {}
+func (UnitCompleted) event()   {}
 func (AttemptReleased) event() {}
 func (AttemptExpired) event()  {}

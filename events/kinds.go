@@ -26,6 +26,7 @@ var kinds = []kindRow{
 	row[RunnerJoined]("scan.runner_joined", 1),
 	row[AttemptStarted]("scan.started", 1),
 	row[StageCompleted]("scan.stage_completed", 1),
+	row[UnitCompleted]("scan.unit_completed", 1),
 	row[FindingsRecorded]("scan.findings_recorded", 1),
 	row[CancelRequested]("scan.cancel_requested", 1),
 	row[AttemptReleased]("scan.released", 1),

@@ -27,6 +27,15 @@ type ScanQueued struct {
 	MaxAttempts int          `json:"max_attempts"`
 	Rerun       ScanID       `json:"rerun_of,omitempty"`
 	Profile     int          `json:"threat_profile_version,omitempty"` // 0: none was given
+	Base        ScanID       `json:"base_scan_id,omitempty"`           // the repository's last completed scan when this one was asked for
+	Budget      *Budget      `json:"budget,omitempty"`                 // what this scan may spend, beside what every scan may
+}
+
+// Budget is what one scan may spend at the provider; 0 means no limit.
+type Budget struct {
+	Requests    int64 `json:"requests,omitempty"`
+	Tokens      int64 `json:"tokens,omitempty"` // input and output together
+	CostNanoUSD int64 `json:"cost_nano_usd,omitempty"`
 }
 
 // ScanAbandoned closes an id that was reserved in a user's slots and never became a scan.

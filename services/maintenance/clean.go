@@ -153,6 +153,13 @@ func (c *cleaning) scan(ctx context.Context, id events.ScanID, all []files.Objec
 			for _, o := range append(slices.Clone(e.Artifacts), deref(e.Result)...) {
 				named[o.Key] = true
 			}
+			if e.Compared != nil {
+				named[keyOf(e.Compared.Ledger)] = true
+			}
+		case events.UnitCompleted:
+			for _, o := range append(slices.Clone(e.Artifacts), deref(e.Result)...) {
+				named[o.Key] = true
+			}
 		default: // names no object
 		}
 		s = s.Evolve(r)
@@ -176,6 +183,13 @@ func (c *cleaning) scan(ctx context.Context, id events.ScanID, all []files.Objec
 		}
 	}
 	return again, nil
+}
+
+func keyOf(o *events.Object) string {
+	if o == nil {
+		return ""
+	}
+	return o.Key
 }
 
 func deref(o *events.Object) []events.Object {

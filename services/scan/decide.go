@@ -50,6 +50,11 @@ type (
 		Generation events.Seq
 		Result     events.StageCompleted
 	}
+	// CompleteUnit records the result of a piece of a stage; nothing when that piece, or its whole stage, is recorded already.
+	CompleteUnit struct {
+		Generation events.Seq
+		Result     events.UnitCompleted
+	}
 	// RecordFindings adds findings, those that are not recorded yet.
 	RecordFindings struct {
 		Generation events.Seq
@@ -92,6 +97,7 @@ func (Claim) command()          {}
 func (Join) command()           {}
 func (Start) command()          {}
 func (CompleteStage) command()  {}
+func (CompleteUnit) command()   {}
 func (RecordFindings) command() {}
 func (Complete) command()       {}
 func (Fail) command()           {}
@@ -196,6 +202,15 @@ func Decide(s Scan, c Command) ([]events.Event, error) {
 			return nil, err
 		}
 		if s.HasStage(c.Result.Stage) {
+			return nil, nil
+		}
+		c.Result.Attempt = s.Attempt
+		return []events.Event{c.Result}, nil
+	case CompleteUnit:
+		if err := owner(s, c.Generation, Running); err != nil {
+			return nil, err
+		}
+		if s.HasUnit(c.Result.Stage, c.Result.Unit) || s.HasStage(c.Result.Stage) {
 			return nil, nil
 		}
 		c.Result.Attempt = s.Attempt

@@ -19,6 +19,7 @@ type Scan struct {
 	Joined      string            // jti that the one-scan runner spent for this attempt
 	RunnerToken events.Digest     // what a runner has to show for this attempt
 	Stages      []events.StageCompleted
+	Units       []events.UnitCompleted // pieces of stages, those that are over included
 	Findings    []events.Finding
 	Rejected    int
 	Coverage    events.Coverage // set at the end
@@ -64,6 +65,8 @@ func (s Scan) Evolve(r events.Recorded) Scan {
 	case events.StageCompleted:
 		s.Stages = append(s.Stages[:len(s.Stages):len(s.Stages)], e)
 		s.Rejected += e.Rejected
+	case events.UnitCompleted:
+		s.Units = append(s.Units[:len(s.Units):len(s.Units)], e)
 	case events.FindingsRecorded:
 		s.Findings = append(s.Findings[:len(s.Findings):len(s.Findings)], e.Findings...)
 	case events.AttemptReleased:
@@ -86,6 +89,16 @@ func (s Scan) Evolve(r events.Recorded) Scan {
 // Owns says that generation is the scan's current attempt and that it may still write.
 func (s Scan) Owns(generation events.Seq) bool {
 	return s.Generation == generation && (s.Status == Claimed || s.Status == Running || s.Status == Cancelling)
+}
+
+// HasUnit says that a unit of a stage is recorded.
+func (s Scan) HasUnit(stage, unit string) bool {
+	for _, u := range s.Units {
+		if u.Stage == stage && u.Unit == unit {
+			return true
+		}
+	}
+	return false
 }
 
 // HasStage says that a stage's result is recorded.

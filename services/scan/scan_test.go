@@ -67,7 +67,7 @@ func TestEveryStatusAndEventIsInTheTable(t *testing.T) {
 		scan.None:       "scan.queued→queued scan.abandoned→abandoned ",
 		scan.Queued:     "scan.queued→queued scan.claimed→claimed scan.failed→failed scan.cancelled→cancelled ",
 		scan.Claimed:    "scan.runner_joined→claimed scan.started→running scan.cancel_requested→cancelling scan.released→queued scan.expired→queued scan.failed→failed ",
-		scan.Running:    "scan.stage_completed→running scan.findings_recorded→running scan.cancel_requested→cancelling scan.released→queued scan.expired→queued scan.completed→completed scan.failed→failed ",
+		scan.Running:    "scan.stage_completed→running scan.unit_completed→running scan.findings_recorded→running scan.cancel_requested→cancelling scan.released→queued scan.expired→queued scan.completed→completed scan.failed→failed ",
 		scan.Cancelling: "scan.cancelled→cancelled ",
 	}
 	for _, s := range scan.Statuses() {
@@ -135,6 +135,11 @@ func TestDecide(t *testing.T) {
 		{"start while cancelling", cancelling, scan.Start{Generation: 2}, "", scan.ErrCancelling},
 		{"a stage", running, scan.CompleteStage{Generation: 2, Result: events.StageCompleted{Stage: "s"}}, "[scan.stage_completed]", nil},
 		{"a stage again", append(running[:3:3], events.StageCompleted{Stage: "s"}), scan.CompleteStage{Generation: 2, Result: events.StageCompleted{Stage: "s"}}, "[]", nil},
+		{"a unit", running, scan.CompleteUnit{Generation: 2, Result: events.UnitCompleted{Stage: "s", Unit: "u"}}, "[scan.unit_completed]", nil},
+		{"a unit again", append(running[:3:3], events.UnitCompleted{Stage: "s", Unit: "u"}), scan.CompleteUnit{Generation: 2, Result: events.UnitCompleted{Stage: "s", Unit: "u"}}, "[]", nil},
+		{"another stage's unit of that name", append(running[:3:3], events.UnitCompleted{Stage: "s", Unit: "u"}), scan.CompleteUnit{Generation: 2, Result: events.UnitCompleted{Stage: "t", Unit: "u"}}, "[scan.unit_completed]", nil},
+		{"a unit of a stage that is over", append(running[:3:3], events.StageCompleted{Stage: "s"}), scan.CompleteUnit{Generation: 2, Result: events.UnitCompleted{Stage: "s", Unit: "u"}}, "[]", nil},
+		{"a unit while cancelling", cancelling, scan.CompleteUnit{Generation: 2, Result: events.UnitCompleted{Stage: "s", Unit: "u"}}, "", scan.ErrCancelling},
 		{"findings in parts", running, scan.RecordFindings{Generation: 2, Findings: many}, "[scan.findings_recorded scan.findings_recorded scan.findings_recorded]", nil},
 		{"findings again", append(running[:3:3], events.FindingsRecorded{Findings: many[:50]}), scan.RecordFindings{Generation: 2, Findings: many[:50]}, "[]", nil},
 		{"complete", running, scan.Complete{Generation: 2}, "[scan.completed]", nil},
@@ -196,7 +201,7 @@ func command(t *rapid.T, s scan.Scan) scan.Command {
 	id := rapid.SampledFrom([]string{"a", "b", "c"}).Draw(t, "id")
 	return rapid.SampledFrom([]scan.Command{
 		scan.Queue{Request: request}, scan.Queue{}, scan.Requeue{}, scan.Abandon{User: "u"}, scan.Claim{Worker: events.WorkerID(id)}, scan.Claim{Worker: events.WorkerID(id), RunnerToken: scan.TokenDigest(id)},
-		scan.Join{Generation: gen, Token: id}, scan.Start{Generation: gen}, scan.CompleteStage{Generation: gen, Result: events.StageCompleted{Stage: id}},
+		scan.Join{Generation: gen, Token: id}, scan.Start{Generation: gen}, scan.CompleteUnit{Generation: gen, Result: events.UnitCompleted{Stage: id, Unit: id}}, scan.CompleteStage{Generation: gen, Result: events.StageCompleted{Stage: id}},
 		scan.RecordFindings{Generation: gen, Findings: []events.Finding{{ID: events.FindingID(id)}}}, scan.Complete{Generation: gen}, scan.Fail{Generation: gen},
 		scan.RequestCancel{}, scan.ConfirmCancel{Generation: gen}, scan.Release{Generation: gen}, scan.Expire{Generation: gen},
 	}).Draw(t, "command")

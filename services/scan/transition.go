@@ -62,6 +62,7 @@ var transitions = []transition{
 	{Claimed, "scan.expired", Queued},
 	{Claimed, "scan.failed", Failed},
 
+	{Running, "scan.unit_completed", Running},
 	{Running, "scan.stage_completed", Running},
 	{Running, "scan.findings_recorded", Running},
 	{Running, "scan.cancel_requested", Cancelling},

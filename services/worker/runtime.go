@@ -12,7 +12,7 @@ import (
 	"sync"
 	"syscall"
 
-	"vega/services/engine"
+	"vega/services/engine/process"
 )
 
 // Every process that runs scans has a folder of its own under the runtime root and holds a lock in it for as long as it lives, so that the next one to
@@ -128,7 +128,7 @@ func sweepRuntime(root string) error {
 			}
 			_ = lock.Close() // the folder goes next
 			if abs, err := filepath.Abs(dir); err == nil {
-				engine.KillLeft(abs)
+				process.KillLeft(abs)
 			}
 		} else if !strings.HasPrefix(e.Name(), attemptPrefix) { // an earlier release kept attempts right here
 			continue

@@ -1,4 +1,5 @@
-package engine
+// Package process runs commands of a scan so that nothing of them outlives it, whatever they start and however they or this process end.
+package process
 
 import (
 	"context"
@@ -21,14 +22,14 @@ const (
 	killTime      = 5 * time.Second        // until a process that cannot be killed is reported
 )
 
-// ErrProcessLeft is returned when something that a stage started could not be killed.
-var ErrProcessLeft = errors.New("a process could not be killed")
+// ErrLeft is returned when something that a stage started could not be killed.
+var ErrLeft = errors.New("a process could not be killed")
 
-// RunProcess runs a prepared command, with everything that it starts, and returns its error once all of that is gone: after it ended by itself, and
+// Run runs a prepared command, with everything that it starts, and returns its error once all of that is gone: after it ended by itself, and
 // after ctx ended, when it is interrupted first and killed soon after. Descendants that moved to another session are found by a mark in
 // their environment, where there is /proc. When this process dies, so does the command, on Linux; its descendants live on until whoever clears folder, the
 // attempt's own, calls KillLeft.
-func RunProcess(ctx context.Context, c *exec.Cmd, folder string) error {
+func Run(ctx context.Context, c *exec.Cmd, folder string) error {
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
 	}
@@ -97,7 +98,7 @@ func killAll(group int, mark string) error {
 			return nil
 		}
 		if time.Now().After(deadline) {
-			return fmt.Errorf("%w: group %d, processes %v", ErrProcessLeft, group, left)
+			return fmt.Errorf("%w: group %d, processes %v", ErrLeft, group, left)
 		}
 		<-time.After(killEvery)
 	}

@@ -1,4 +1,4 @@
-package engine_test
+package process_test
 
 import (
 	"bytes"
@@ -12,10 +12,10 @@ import (
 	"syscall"
 	"testing"
 
-	"vega/services/engine"
+	"vega/services/engine/process"
 )
 
-// Everything that the command started is gone when RunProcess returns, whatever it did to be left alone.
+// Everything that the command started is gone when Run returns, whatever it did to be left alone.
 func TestNothingOfACancelledProcessIsLeft(t *testing.T) {
 	t.Parallel()
 	for name, script := range map[string]string{
@@ -52,10 +52,10 @@ func TestNothingOfACancelledProcessIsLeft(t *testing.T) {
 				}
 				pids <- out
 			}()
-			err = engine.RunProcess(ctx, c, t.TempDir())
+			err = process.Run(ctx, c, t.TempDir())
 			_ = w.Close()
 			if err == nil || err.Error() != "enough" {
-				t.Errorf("RunProcess = %v, want the cause", err)
+				t.Errorf("Run = %v, want the cause", err)
 			}
 			children := <-pids
 			if len(children) == 0 {
@@ -87,10 +87,10 @@ func TestAProcessThatEndsLeavesNoChildren(t *testing.T) {
 	var out bytes.Buffer
 	c := exec.Command("sh", "-c", `setsid sleep 1000 >/dev/null 2>&1 & echo $!; exit 3`)
 	c.Stdout = &out
-	err := engine.RunProcess(t.Context(), c, t.TempDir())
+	err := process.Run(t.Context(), c, t.TempDir())
 	exit, ok := errors.AsType[*exec.ExitError](err)
 	if !ok || exit.ExitCode() != 3 {
-		t.Errorf("RunProcess = %v, want exit status 3", err)
+		t.Errorf("Run = %v, want exit status 3", err)
 	}
 	pid, err := strconv.Atoi(strings.TrimSpace(out.String()))
 	if err != nil || alive(pid) {
@@ -100,8 +100,8 @@ func TestAProcessThatEndsLeavesNoChildren(t *testing.T) {
 
 func TestAProcessThatCannotStartSaysSo(t *testing.T) {
 	t.Parallel()
-	if err := engine.RunProcess(t.Context(), exec.Command("/no/such/program"), t.TempDir()); !errors.Is(err, os.ErrNotExist) {
-		t.Errorf("RunProcess = %v", err)
+	if err := process.Run(t.Context(), exec.Command("/no/such/program"), t.TempDir()); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("Run = %v", err)
 	}
 }
 
@@ -118,7 +118,7 @@ func TestWhatADeadProcessLeftRunningIsKilled(t *testing.T) {
 		return c
 	}
 	left, other := start(root+"/process-1/attempt-a"), start(root+"/process-12/attempt-b")
-	engine.KillLeft(root + "/process-1")
+	process.KillLeft(root + "/process-1")
 	if err := left.Wait(); err == nil {
 		t.Error("what was left ended by itself")
 	}
