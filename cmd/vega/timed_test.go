@@ -13,7 +13,7 @@ import (
 
 	"vega/events"
 	"vega/services/engine"
-	"vega/services/engine/process"
+	commands "vega/services/engine/process"
 	"vega/services/worker"
 )
 
@@ -91,7 +91,7 @@ func (e timed) stage(ctx context.Context, name, dir string) error {
 			takes = time.Hour
 		}
 		seconds := fmt.Sprintf("%.3f", takes.Seconds())
-		return process.Run(ctx, exec.Command("sh", "-c", "setsid sleep "+seconds+" & sleep "+seconds+"; wait"), dir)
+		return commands.Run(ctx, exec.Command("sh", "-c", "setsid sleep "+seconds+" & sleep "+seconds+"; wait"), dir)
 	}
 	for {
 		select {
