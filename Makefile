@@ -11,16 +11,19 @@ SEED     ?= 0
 CHAOSTIME ?= 10m
 LINT     := .tools/golangci-lint
 
-.PHONY: help run build test test-long chaos race lint bench fuzz gen check
+.PHONY: help run build test test-long chaos race lint bench fuzz gen check codex-image
 
 help: ## say what the targets do
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-10s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' Makefile
 
 run: ## serve on this machine: the API at http://127.0.0.1:8000
 	@go run ./cmd/vega
 
 build: ## bin/vega, which keeps its exit codes (go run turns each into 1)
 	@go build -o bin/vega ./cmd/vega
+
+codex-image: ## the image that Codex audits a source in, vega-codex-runner:latest
+	@docker build --target codex-runner --tag vega-codex-runner:latest .
 
 test: ## everything that is quick, with real parts
 	@scripts/test-deps.sh test

@@ -17,8 +17,9 @@ type dataLock struct {
 
 // holder says who holds a data folder and where it can be reached.
 type holder struct {
-	PID int    `json:"pid"`
-	URL string `json:"url,omitempty"`
+	PID   int    `json:"pid"`
+	URL   string `json:"url,omitempty"`
+	Proxy string `json:"llm_proxy,omitempty"` // host and port of the LLM proxy inside it; empty when there is none
 }
 
 // lockedError says that another process holds the data folder.

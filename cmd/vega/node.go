@@ -44,6 +44,7 @@ type node struct {
 	made    assembly
 	waits   func(context.Context) // called when a part is waited for; may be nil
 	closers []func() error        // undone last to first
+	proxy   string                // where the LLM proxy inside this process listens; empty when there is none
 
 	store  *eventstore.Store
 	files  files.Store

@@ -41,7 +41,6 @@ type apiNode struct {
 	limiter *auth.Limiter
 	from    events.Seq // before the oldest scan that is not over
 	metrics *prometheus.Registry
-	proxy   string // where the LLM proxy inside this process listens; empty when there is none
 }
 
 // openAPINode takes the data folder and opens every part, oldest first; nothing runs yet. A failure closes what was opened. waits, unless nil, is called when a part is away and
@@ -155,7 +154,7 @@ func (n *apiNode) run(ctx context.Context, l net.Listener, ready func()) (err er
 		return err
 	}
 	life.serve(func(ctx context.Context) error { return api.Serve(ctx, l, n.api, apiGrace) })
-	if err := n.lock.announce(holder{PID: os.Getpid(), URL: "http://" + l.Addr().String()}); err != nil {
+	if err := n.lock.announce(holder{PID: os.Getpid(), URL: "http://" + l.Addr().String(), Proxy: n.proxy}); err != nil {
 		return err
 	}
 	ready()

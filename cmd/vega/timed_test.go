@@ -54,7 +54,10 @@ func assemblyFor(spec string) (assembly, error) {
 	return a, nil
 }
 
-func (timed) Version() string { return "timed" }
+func (timed) Version() string                          { return "timed" }
+func (timed) PackDigest() events.Digest                { return "" }
+func (timed) Model(asked string) string                { return asked }
+func (timed) RemoveLeft(context.Context, string) error { return nil }
 
 func (e timed) Run(ctx context.Context, j engine.Job, r engine.Recorder) (engine.Outcome, error) {
 	done := map[string]bool{}
@@ -91,7 +94,7 @@ func (e timed) stage(ctx context.Context, name, dir string) error {
 			takes = time.Hour
 		}
 		seconds := fmt.Sprintf("%.3f", takes.Seconds())
-		return commands.Run(ctx, exec.Command("sh", "-c", "setsid sleep "+seconds+" & sleep "+seconds+"; wait"), dir)
+		return commands.Run(ctx, exec.Command("sh", "-c", "setsid sleep "+seconds+" & sleep "+seconds+"; wait"), commands.NewMark(dir))
 	}
 	for {
 		select {

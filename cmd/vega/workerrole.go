@@ -13,10 +13,12 @@ import (
 
 	"vega/config"
 	"vega/events"
+	"vega/scripts"
 	"vega/services/dispatch"
 	"vega/services/engine"
 	"vega/services/fleet"
 	"vega/services/worker"
+	"vega/v16"
 )
 
 // serveWorker runs scans that other processes queued, until ctx ends. Any number of these may run, on any machines that reach the log and the files.
@@ -115,11 +117,20 @@ func (n *node) joinFleet(ctx context.Context, slots int) (*fleet.Member, error) 
 
 // workerParts are what runs scans in this process, without a queue.
 func (n *node) workerParts(member *fleet.Member) (worker.Parts, error) {
-	eng, err := n.made.engine(n.cfg.Engine, engine.Options{Version: buildVersion(), Log: n.log})
+	eng, err := n.made.engine(n.cfg.Engine, engineOptions(n.log))
 	if err != nil {
 		return worker.Parts{}, err
 	}
-	return worker.Parts{Store: n.store, Member: member, Source: snapshotSource{n.files}, Objects: objects{n.files}, Engine: eng, Log: n.log}, nil
+	model, err := newModelAccess(n.cfg, n.proxy)
+	if err != nil {
+		return worker.Parts{}, err
+	}
+	return worker.Parts{Store: n.store, Member: member, Source: snapshotSource{n.files}, Objects: objects{n.files}, Engine: eng, Model: model, Log: n.log}, nil
+}
+
+// engineOptions are what this build and this machine give to an engine.
+func engineOptions(log *slog.Logger) engine.Options {
+	return engine.Options{Version: buildVersion(), Log: log, Pack: v16.Files(), Script: scripts.CodexInContainer(), HostEnv: hostEnviron(os.Environ())}
 }
 
 func (n *node) workerOptions() worker.Options {

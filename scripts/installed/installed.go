@@ -16,7 +16,7 @@ import (
 
 // Tool is the path of a program or folder below .tools; the error says how to install it.
 func Tool(name ...string) (string, error) {
-	root, err := projectRoot()
+	root, err := Root()
 	if err != nil {
 		return "", err
 	}
@@ -27,8 +27,8 @@ func Tool(name ...string) (string, error) {
 	return path, nil
 }
 
-// projectRoot is the folder of go.mod, above the one that the test runs in.
-func projectRoot() (string, error) {
+// Root is the project's: the folder of go.mod, above the one that the test runs in.
+func Root() (string, error) {
 	dir, err := os.Getwd()
 	if err != nil {
 		return "", err
@@ -63,7 +63,7 @@ func StartNode(tb testing.TB, pkg, script string) *Node {
 	if err != nil {
 		tb.Fatal(err)
 	}
-	root, err := projectRoot()
+	root, err := Root()
 	if err != nil {
 		tb.Fatal(err)
 	}

@@ -1,6 +1,10 @@
 package engine
 
-import "vega/config/secret"
+import (
+	"time"
+
+	"vega/config/secret"
+)
 
 // Config says where the engine finds its pack, Codex and the model.
 type Config struct {
@@ -18,6 +22,23 @@ type Config struct {
 
 	// Model is the model's name as the provider knows it.
 	Model string `env:"VEGA_V16_MODEL, default=gpt-5.4" doc:"AI model name passed to Codex."`
+
+	// Parallel is how many components of a scan are audited at once.
+	Parallel int `env:"VEGA_V16_PARALLEL, default=3" min:"1" max:"64" doc:"How many agents work on one scan at once."`
+
+	// MaxComponents is how many components a scan's plan may have.
+	MaxComponents int `env:"VEGA_V16_MAX_COMPONENTS, default=12" min:"1" max:"100" doc:"How many components a scan audits at most."`
+
+	// RunTimeout bounds one run of Codex.
+	RunTimeout time.Duration `env:"VEGA_V16_RUN_TIMEOUT_SECONDS, default=1800" unit:"seconds" min:"10" max:"86400" doc:"How long one run of Codex may take. When four fifths of it are over, the model is asked for its answer."`
+
+	// CodexSandbox confines a plain codex.
+	CodexSandbox string `env:"VEGA_V16_CODEX_SANDBOX, default=read-only" oneof:"read-only none" doc:"What confines a plain codex binary: its own sandbox (read-only), or nothing but what the process runs in (none). The container script does not use it."`
+
+	// CodexMemory, CodexPIDs and CodexCPUs bound the container of one run.
+	CodexMemory string `env:"VEGA_V16_CODEX_MEMORY, default=2g" doc:"Memory of the container of one run, as Docker writes it."`
+	CodexPIDs   int    `env:"VEGA_V16_CODEX_PIDS, default=256" min:"16" max:"65536" doc:"Processes in the container of one run."`
+	CodexCPUs   string `env:"VEGA_V16_CODEX_CPUS, default=2" doc:"Processors that the container of one run may use, as Docker writes it."`
 
 	// MaskSecret keys the HMAC that stands for a found credential in events and findings.
 	MaskSecret secret.String `env:"VEGA_MASK_SECRET" secret:"true" shown:"(generated)" doc:"Key of the HMAC that stands for a found credential, so that the same credential is recognised without being kept. Generated and kept under the data folder if unset; workers on several machines need the same one."`

@@ -13,6 +13,8 @@ import (
 const (
 	codeNotConfigured = "not_configured"
 	codeFailed        = "failed"
+	codeTimedOut      = "timed_out"
+	codeCap           = "cap_reached"
 	codeLimit         = "limit_reached"
 	codeSkipped       = "skipped"
 	codeUnreadable    = "unreadable"

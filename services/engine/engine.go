@@ -6,12 +6,19 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"log/slog"
+	"os"
+	"path/filepath"
 	"runtime"
 	"slices"
+	"strings"
 	"time"
 
 	"vega/events"
+	"vega/services/engine/codex"
+	"vega/services/engine/pack"
+	"vega/services/report"
 )
 
 // Options are what the engine needs beside its configuration.
@@ -23,17 +30,28 @@ type Options struct {
 	Concurrency int
 	// MaxFileBytes is how much of a file is analysed: larger text files are named in the coverage. 0: 2 MiB.
 	MaxFileBytes int64
+	// Pack is the engine pack that this build carries, and Script its way to run Codex in a container: for a configuration that names neither where the usual places have none.
+	Pack   fs.FS
+	Script []byte
+	// HostEnv is what the programs that run Codex need of this process's environment, as NAME=value: PATH, HOME, and what says where Docker is.
+	HostEnv []string
 }
 
 // Engine runs scans. It holds no state of any of them and is safe for concurrent use.
 type Engine struct {
-	opt     Options
-	masker  masker
-	missing []string // variables that would turn the model stages on
-	stages  []stage
+	opt           Options
+	masker        masker
+	pack          *pack.Pack
+	program       *codex.Program
+	model         string
+	parallel      int
+	maxComponents int
+	runTimeout    time.Duration
+	stages        []stage
 }
 
-// New checks the parts of cfg that the deterministic stages need. It fails when MaskSecret is empty.
+// New checks what cfg says and reads the engine pack. It fails when MaskSecret is empty, and when the pack is not valid, with file and line. Whether Codex is there is asked by
+// CheckCodex, and by each scan that needs it.
 func New(cfg Config, opt Options) (*Engine, error) {
 	if cfg.MaskSecret.IsZero() {
 		return nil, errors.New("engine: VEGA_MASK_SECRET is empty: credentials cannot be masked without a key")
@@ -46,16 +64,103 @@ func New(cfg Config, opt Options) (*Engine, error) {
 	}
 	opt.Concurrency = cmp.Or(opt.Concurrency, min(runtime.GOMAXPROCS(0), 4))
 	opt.MaxFileBytes = cmp.Or(opt.MaxFileBytes, 2<<20)
-	return &Engine{
-		opt:     opt,
-		masker:  masker{key: []byte(cfg.MaskSecret.Reveal())},
-		missing: slices.Clone(cfg.ModelAccess.Missing),
-		stages:  stageTable(),
-	}, nil
+	e := &Engine{
+		opt:           opt,
+		masker:        masker{key: []byte(cfg.MaskSecret.Reveal())},
+		model:         cfg.Model,
+		parallel:      cmp.Or(cfg.Parallel, 3),
+		maxComponents: cmp.Or(cfg.MaxComponents, 12),
+		runTimeout:    cmp.Or(cfg.RunTimeout, 30*time.Minute),
+		stages:        stageTable(),
+	}
+	var err error
+	if e.pack, err = openPack(cfg, opt.Pack); err != nil {
+		return nil, err
+	}
+	bin, err := codexProgram(cfg, opt.Script)
+	if err != nil {
+		return nil, err
+	}
+	e.program = codex.New(codex.Options{
+		Bin: bin, Image: cfg.CodexDockerImage, Sandbox: cfg.CodexSandbox, Memory: cfg.CodexMemory, PIDs: cfg.CodexPIDs, CPUs: cfg.CodexCPUs, HostEnv: opt.HostEnv, Log: opt.Log,
+	})
+	return e, nil
+}
+
+// openPack reads the pack in the folder that cfg names, or the one that this build carries when nobody named one and the usual folder is not there.
+func openPack(cfg Config, carried fs.FS) (*pack.Pack, error) {
+	_, err := os.Stat(cfg.Root)
+	if cfg.Root == "" || errors.Is(err, fs.ErrNotExist) && !cfg.RootGiven {
+		if carried == nil {
+			return nil, errors.New("engine: this build carries no engine pack (VEGA_V16_ROOT names one)")
+		}
+		return pack.Load(carried, "the built-in engine pack")
+	}
+	if err != nil {
+		return nil, fmt.Errorf("engine pack: %w (VEGA_V16_ROOT)", err)
+	}
+	p, err := pack.Load(os.DirFS(cfg.Root), cfg.Root)
+	if err != nil {
+		return nil, fmt.Errorf("VEGA_V16_ROOT: %w", err)
+	}
+	return p, nil
+}
+
+// scriptName is the copy of the container script that is written where the source's is not at hand.
+const scriptName = "codex-in-target-container.sh"
+
+// codexProgram is the program that cfg names, by a path that does not depend on the folder it is started in. The script that this build carries is written below the runtime folder when
+// nobody named a program and the usual script is not there; the same bytes each time, so processes that share the folder may do it at once.
+func codexProgram(cfg Config, script []byte) (string, error) {
+	bin := cfg.CodexBin
+	if !strings.ContainsRune(bin, filepath.Separator) {
+		return bin, nil // looked up in PATH
+	}
+	_, err := os.Stat(bin)
+	if !errors.Is(err, fs.ErrNotExist) || cfg.CodexBinGiven || len(script) == 0 {
+		return filepath.Abs(bin)
+	}
+	if err := os.MkdirAll(cfg.RuntimeRoot, 0o700); err != nil {
+		return "", fmt.Errorf("engine: %w", err)
+	}
+	path, err := filepath.Abs(filepath.Join(cfg.RuntimeRoot, scriptName))
+	if err != nil {
+		return "", fmt.Errorf("engine: %w", err)
+	}
+	f, err := os.CreateTemp(cfg.RuntimeRoot, scriptName+".*")
+	if err != nil {
+		return "", fmt.Errorf("engine: %w", err)
+	}
+	_, err = f.Write(script)
+	err = errors.Join(err, f.Chmod(0o700), f.Close())
+	// A crash here leaves a file with a random name in the runtime folder, which nothing reads.
+	if err == nil {
+		err = os.Rename(f.Name(), path)
+	}
+	if err != nil {
+		_ = os.Remove(f.Name()) // the error says enough
+		return "", fmt.Errorf("engine: write %s: %w", scriptName, err)
+	}
+	return path, nil
 }
 
 // Version is what AttemptStarted records as the engine.
 func (e *Engine) Version() string { return cmp.Or(e.opt.Version, "dev") }
+
+// PackDigest is what AttemptStarted records of the engine pack.
+func (e *Engine) PackDigest() events.Digest { return e.pack.Digest() }
+
+// CheckCodex says in one sentence what keeps Codex from running here; nil: nothing.
+func (e *Engine) CheckCodex(ctx context.Context) error {
+	_, err := e.program.Check(ctx)
+	return err
+}
+
+// RemoveLeft removes the containers that a process which is no more has left; folder is the one that its attempts' folders lay in. Its commands on this machine are
+// ended by process.KillLeft.
+func (e *Engine) RemoveLeft(ctx context.Context, folder string) error {
+	return e.program.RemoveLeft(ctx, folder)
+}
 
 // Job is one attempt at a scan.
 type Job struct {
@@ -68,14 +173,23 @@ type Job struct {
 	Paths      []string              // files and folders to look at, slash-separated; empty means everything
 	WorkDir    string                // an empty folder for this attempt; the caller removes it
 	Profile    *events.ThreatProfile // nil: none was given
-	Model      string                // for stages that need a model; this build has none
+	Model      string                // asked for with the scan; empty: the configured one
+	Access     Access                // how the model is reached
+	Base       *Base                 // the scan before this one; nil: there was none
 
 	// What earlier attempts recorded, in order.
 	Done     []events.StageCompleted
+	Units    []events.UnitCompleted
 	Findings []events.Finding
 }
 
-// Recorder makes things durable. Put, Get, Findings and Stage return when it is done, and an error of theirs ends the run
+// Base is the scan that a job's findings are compared with.
+type Base struct {
+	Seen   report.Seen
+	Ledger *events.Object // nil: it recorded none
+}
+
+// Recorder makes things durable. Put, Get, Findings, Unit and Stage return when it is done, and an error of theirs ends the run
 // with that error. The engine never calls two methods at once.
 type Recorder interface {
 	// Put stores what r holds and returns where it lies. It is stored once, however often it is put.
@@ -84,6 +198,8 @@ type Recorder interface {
 	Get(ctx context.Context, o events.Object) (io.ReadCloser, error)
 	// Findings records any number of findings of a stage. None of them is in Job.Findings.
 	Findings(ctx context.Context, stage string, f []events.Finding) error
+	// Unit records that a piece of a stage ended.
+	Unit(ctx context.Context, u events.UnitCompleted) error
 	// Stage records that a stage ended.
 	Stage(ctx context.Context, s events.StageCompleted) error
 	// Progress and Log tell people who watch. They do not wait and may lose what they are told.
@@ -91,7 +207,7 @@ type Recorder interface {
 	Log(ctx context.Context, line string)
 }
 
-// Progress says how far a run is. Percent is the share of the work that is done, measured in bytes read; it never falls.
+// Progress says how far a run is. Percent is the share of the work that is done, which never falls: bytes read where files are read, and recorded pieces where a model is asked.
 type Progress struct {
 	Message   string `json:"message"`
 	Component string `json:"component,omitempty"` // the stage
@@ -120,15 +236,18 @@ func (e *Engine) Run(ctx context.Context, job Job, rec Recorder) (Outcome, error
 		return Outcome{}, err
 	}
 	defer feed.close()
-	r := &run{Engine: e, job: job, rec: rec, tree: t, feed: feed, findings: slices.Clone(job.Findings)}
+	r := &run{Engine: e, job: job, rec: rec, tree: t, feed: feed, findings: slices.Clone(job.Findings), units: make(map[unitName]events.UnitCompleted, len(job.Units))}
 	r.done = make(map[string]events.StageCompleted, len(e.stages))
 	for _, s := range job.Done {
 		r.done[s.Stage] = s
 	}
+	for _, u := range job.Units {
+		r.units[unitName{u.Stage, u.Unit}] = u
+	}
 
 	for i, s := range e.stages {
 		if _, recorded := r.done[s.name]; recorded {
-			r.passed += s.weight
+			r.passed += r.weight(s)
 			continue
 		}
 		if err := ctx.Err(); err != nil {
@@ -140,15 +259,15 @@ func (e *Engine) Run(ctx context.Context, job Job, rec Recorder) (Outcome, error
 		if ctx.Err() != nil {
 			return Outcome{}, context.Cause(ctx)
 		}
-		if r.fatal != nil {
-			return Outcome{}, fmt.Errorf("%s: %w", s.name, r.fatal)
+		if fatal := r.fatal(); fatal != nil {
+			return Outcome{}, fmt.Errorf("%s: %w", s.name, fatal)
 		}
 		if err != nil {
 			e.opt.Log.Warn("stage failed", "scan_id", job.Scan, "attempt", job.Attempt, "stage", s.name, "err", err)
 			res = failed(s.name, err)
 		}
 		completed.Status, completed.Detail, completed.Result = res.status, res.detail, res.object
-		completed.Artifacts, completed.Reasons, completed.Rejected = res.artifacts, res.reasons, res.rejected
+		completed.Artifacts, completed.Reasons, completed.Rejected, completed.Compared = res.artifacts, res.reasons, res.rejected, res.compared
 		r.log(ctx, fmt.Sprintf("%s %s: %s", s.name, res.status, res.detail))
 		// Until this is recorded a crash makes the next attempt do the stage again: its objects get the same digests and merge
 		// records no finding twice. Once it is, the next attempt starts at e.stages[i+1].
@@ -156,8 +275,10 @@ func (e *Engine) Run(ctx context.Context, job Job, rec Recorder) (Outcome, error
 			return Outcome{}, fmt.Errorf("record stage %s: %w", e.stages[i].name, err)
 		}
 		r.done[s.name] = completed
-		r.passed += s.weight
+		r.passed += r.weight(s)
 	}
+	r.mu.Lock()
 	r.progress(ctx, "done", "", 0, 0)
+	r.mu.Unlock()
 	return r.outcome(), nil
 }

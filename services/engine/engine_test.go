@@ -19,6 +19,7 @@ import (
 	"vega/config/secret"
 	"vega/events"
 	"vega/services/engine"
+	"vega/v16"
 )
 
 var update = flag.Bool("update", false, "rewrite the golden files")
@@ -35,7 +36,7 @@ func TestStagesRunInTheirOrderAndReportThemselves(t *testing.T) {
 	}
 	want := []string{
 		"inventory completed", "secrets completed", "threat_model not_configured", "plan not_configured", "audit not_configured",
-		"verify completed", "merge completed", "report completed",
+		"verify completed", "refute not_configured", "merge completed", "report completed",
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("stages (-want +got):\n%s", diff)
@@ -340,7 +341,7 @@ func TestArtifacts(t *testing.T) {
 	if err := json.Unmarshal(rec.artifact(t, "runner-summary.json"), &summary); err != nil {
 		t.Fatal(err)
 	}
-	if diff := cmp.Diff(out.Coverage, summary.Coverage); diff != "" || summary.Counts != out.Counts || len(summary.Stages) != 7 {
+	if diff := cmp.Diff(out.Coverage, summary.Coverage); diff != "" || summary.Counts != out.Counts || len(summary.Stages) != len(engine.StageNames())-1 {
 		t.Errorf("summary %+v does not agree with the outcome %+v", summary, out)
 	}
 	lines := 0
@@ -413,7 +414,7 @@ func TestHostileTreesAreSurvived(t *testing.T) {
 func TestAnEmptyTreeIsScanned(t *testing.T) {
 	t.Parallel()
 	rec, out := scan(t, t.TempDir())
-	if len(rec.stages) != 8 || out.Counts.Total() != 0 {
+	if len(rec.stages) != len(engine.StageNames()) || out.Counts.Total() != 0 {
 		t.Errorf("%d stages, counts %+v", len(rec.stages), out.Counts)
 	}
 }
@@ -436,11 +437,13 @@ func TestNewWantsAMaskKey(t *testing.T) {
 
 func TestAModelThatIsConfiguredIsNotBlamed(t *testing.T) {
 	t.Parallel()
-	e, err := engine.New(engine.Config{MaskSecret: secret.New("k")}, engine.Options{Log: slog.New(slog.DiscardHandler)})
+	e, err := engine.New(engine.Config{MaskSecret: secret.New("k")}, engine.Options{Log: slog.New(slog.DiscardHandler), Pack: v16.Files()})
 	if err != nil {
 		t.Fatal(err)
 	}
-	out, err := e.Run(t.Context(), jobOn(t, tree(t, map[string]string{"a": "b"})), newRecorder())
+	job := jobOn(t, tree(t, map[string]string{"a": "b"}))
+	job.Access = engine.Access{}
+	out, err := e.Run(t.Context(), job, newRecorder())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -452,7 +455,7 @@ func TestAModelThatIsConfiguredIsNotBlamed(t *testing.T) {
 }
 
 func ExampleEngine_Run() {
-	e, err := engine.New(engine.Config{MaskSecret: secret.New("k")}, engine.Options{Log: slog.New(slog.DiscardHandler)})
+	e, err := engine.New(engine.Config{MaskSecret: secret.New("k")}, engine.Options{Log: slog.New(slog.DiscardHandler), Pack: v16.Files()})
 	if err != nil {
 		panic(err)
 	}

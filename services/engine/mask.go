@@ -62,6 +62,16 @@ const (
 // of what they hold, passwords in addresses, and long random-looking words. Of long lines it is a piece. The same content
 // always gives the same snippet, so a later stage can tell whether a snippet is true.
 func (m masker) snippet(content []byte, lines lineIndex, shown span, spans []span) string {
+	return shorten(m.maskLikely(m.showing(content, lines, shown, spans)))
+}
+
+// excerpt is like snippet, of code that is shown for what it does: masked is what was found to be a credential, wherever it stands, and passwords in addresses, but no word for its looks alone.
+func (m masker) excerpt(content []byte, lines lineIndex, shown span, spans []span) string {
+	return shorten(m.maskPasswords(m.showing(content, lines, shown, spans)))
+}
+
+// showing is the text of the lines of shown with what is known to be a credential masked.
+func (m masker) showing(content []byte, lines lineIndex, shown span, spans []span) string {
 	from, _ := lines.bounds(content, lines.at(shown.Off))
 	_, to := lines.bounds(content, lines.at(shown.end()-1))
 	// Work on lines of megabytes would be done for every credential in them. A word that the cut goes through is left out whole:
@@ -82,7 +92,11 @@ func (m masker) snippet(content []byte, lines lineIndex, shown span, spans []spa
 			text = strings.ReplaceAll(text, string(secret), m.mask(secret))
 		}
 	}
-	text = m.maskLikely(text)
+	return text
+}
+
+// shorten cuts a text to what a finding carries.
+func shorten(text string) string {
 	out := strings.Split(text, "\n")
 	if len(out) > maxSnippetLines {
 		out = append(out[:maxSnippetLines-1], "...")
@@ -136,11 +150,19 @@ func (m masker) maskLikely(text string) string {
 	return b.String()
 }
 
-func (m masker) maskWords(text string) string {
-	text = passwordInURL.ReplaceAllStringFunc(text, func(s string) string {
+// maskPasswords masks passwords in addresses that are not masked yet.
+func (m masker) maskPasswords(text string) string {
+	return passwordInURL.ReplaceAllStringFunc(text, func(s string) string {
 		p := passwordInURL.FindStringSubmatch(s)
+		if maskPattern.MatchString(p[2]) {
+			return s
+		}
 		return p[1] + m.mask([]byte(p[2])) + p[3]
 	})
+}
+
+func (m masker) maskWords(text string) string {
+	text = m.maskPasswords(text)
 	return likelySecret.ReplaceAllStringFunc(text, func(s string) string {
 		if !strings.ContainsAny(s, "0123456789") || !strings.ContainsFunc(s, unicode.IsLetter) || entropy(s) < 3.2 {
 			return s

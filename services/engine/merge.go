@@ -16,7 +16,11 @@ const maxAlso = 20
 // A finding's id comes from the repository and the fingerprint, so it is the same one in every scan.
 func (r *run) merge(ctx context.Context) (result, error) {
 	var in verified
-	if err := r.result(ctx, stageVerify, &in); err != nil {
+	checked := stageVerify
+	if r.done[stageRefute].Result != nil {
+		checked = stageRefute
+	}
+	if err := r.result(ctx, checked, &in); err != nil {
 		return result{}, err
 	}
 	all := mergeByFingerprint(r.job.Region, r.job.Repository, in.candidates)
@@ -36,16 +40,51 @@ func (r *run) merge(ctx context.Context) (result, error) {
 		// A crash after this leaves findings without their stage. The next attempt merges again, gets the same ids, and finds
 		// these in Job.Findings.
 		if err := r.rec.Findings(ctx, stageMerge, fresh); err != nil {
-			r.fatal = fmt.Errorf("record findings: %w", err)
-			return result{}, r.fatal
+			r.mu.Lock()
+			defer r.mu.Unlock()
+			r.failed = fmt.Errorf("record findings: %w", err)
+			return result{}, r.failed
 		}
 		r.findings = append(r.findings, fresh...)
 	}
-	return result{
-		status:  events.StageDone,
-		detail:  fmt.Sprintf("%d findings from %d places", len(all), in.count()),
-		reasons: reasons,
-	}, nil
+	res := result{status: events.StageDone, detail: fmt.Sprintf("%d findings from %d places", len(all), in.count()), reasons: reasons}
+	var err error
+	res.compared, err = r.compare(ctx, reasons)
+	return res, err
+}
+
+// compare says how the findings stand to what was known before, and stores the ledger that the next scan begins with. A ledger of the scan before that cannot be read costs what only it
+// knew: which of its findings had been there before, and which had been resolved.
+func (r *run) compare(ctx context.Context, reasons []events.CoverageReason) (*events.Compared, error) {
+	now := report.Seen{Scan: r.job.Scan, Findings: r.findings, Coverage: r.outcome().Coverage.State, Paths: r.job.Paths}
+	if len(reasons) > 0 {
+		now.Coverage = events.CoveragePartial
+	}
+	var base *report.Seen
+	var before *report.Ledger
+	if b := r.job.Base; b != nil {
+		base = &b.Seen
+		if b.Ledger != nil {
+			var l report.Ledger
+			if err := r.read(ctx, b.Ledger, &l); r.fatal() != nil {
+				return nil, err
+			} else if err != nil || l.Schema != report.LedgerSchema {
+				r.log(ctx, fmt.Sprintf("merge: the ledger of scan %s cannot be read; what was resolved before it is not known", base.Scan))
+			} else {
+				before = &l
+			}
+		}
+	}
+	ledger, compared := report.Compare(base, before, now)
+	object, err := r.put(ctx, report.LedgerName, ledger)
+	if err != nil {
+		return nil, err
+	}
+	compared.Ledger = object
+	if base != nil {
+		r.log(ctx, fmt.Sprintf("since scan %s: %d new, %d persisting, %d reopened, %d resolved, %d unknown", base.Scan, compared.New, compared.Persisting, compared.Reopened, compared.Resolved, compared.Unknown))
+	}
+	return &compared, nil
 }
 
 // mergeByFingerprint makes one finding of all candidates with the same fingerprint. The worst one speaks for them; the places of
@@ -55,14 +94,14 @@ func mergeByFingerprint(region events.Region, repo events.RepositoryID, in candi
 	for _, file := range in.Files {
 		for _, c := range file.Candidates {
 			f := c.Finding
-			f.Fingerprint = events.NewFingerprint(f.Rule, f.CWE, f.File, f.Symbol, c.Identity)
+			f.Fingerprint = c.fingerprint()
 			f.ID = events.FindingIDFor(region, repo, f.Fingerprint)
 			groups[f.Fingerprint] = append(groups[f.Fingerprint], f)
 		}
 	}
 	var out []events.Finding
 	for _, same := range groups {
-		slices.SortStableFunc(same, report.Compare)
+		slices.SortStableFunc(same, report.Order)
 		first := same[0]
 		for _, f := range same[1:] {
 			place := fmt.Sprintf("%s:%d", f.File, f.StartLine)
@@ -72,6 +111,6 @@ func mergeByFingerprint(region events.Region, repo events.RepositoryID, in candi
 		}
 		out = append(out, first)
 	}
-	slices.SortFunc(out, report.Compare)
+	slices.SortFunc(out, report.Order)
 	return out
 }

@@ -17,6 +17,7 @@ import (
 
 	"vega/config/secret"
 	"vega/events"
+	"vega/v16"
 )
 
 // runOn is a run over a tree, without a recorder.
@@ -28,7 +29,7 @@ func runOn(t *testing.T, files map[string]string) *run {
 			t.Fatal(err)
 		}
 	}
-	e, err := New(Config{MaskSecret: secret.New("k")}, Options{Log: slog.New(slog.DiscardHandler)})
+	e, err := New(Config{MaskSecret: secret.New("k")}, Options{Pack: v16.Files(), Log: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -20,6 +20,7 @@ import (
 	"vega/config/secret"
 	"vega/events"
 	"vega/services/engine"
+	"vega/v16"
 )
 
 // recorder is a Recorder in memory. It outlives attempts, like the log and the object store do.
@@ -27,6 +28,7 @@ type recorder struct {
 	mu       sync.Mutex
 	objects  map[string][]byte
 	stages   []events.StageCompleted
+	units    []events.UnitCompleted
 	findings []events.Finding
 	progress []engine.Progress
 	lines    []string
@@ -66,6 +68,10 @@ func (r *recorder) Findings(_ context.Context, stage string, f []events.Finding)
 
 func (r *recorder) Stage(_ context.Context, s events.StageCompleted) error {
 	return r.write("stage "+s.Stage, func() { r.stages = append(r.stages, s) })
+}
+
+func (r *recorder) Unit(_ context.Context, u events.UnitCompleted) error {
+	return r.write("unit "+u.Stage+" "+u.Unit, func() { r.units = append(r.units, u) })
 }
 
 func (r *recorder) Progress(_ context.Context, p engine.Progress) {
@@ -144,10 +150,11 @@ func newEngine(t testing.TB, opt engine.Options) *engine.Engine {
 	t.Helper()
 	opt.Version = "test"
 	opt.Log = slog.New(slog.DiscardHandler)
+	opt.Pack = v16.Files()
 	opt.Now = func() time.Time { return time.Date(2026, 3, 1, 0, 0, 0, 0, time.UTC) }
 	e, err := engine.New(engine.Config{
-		MaskSecret:  secret.New("a key for tests"),
-		ModelAccess: engine.ModelAccess{Missing: []string{"VEGA_LLM_PROVIDER_BASE_URL", "VEGA_LLM_PROVIDER_API_KEY"}},
+		MaskSecret: secret.New("a key for tests"),
+		CodexBin:   "codex-is-not-installed",
 	}, opt)
 	if err != nil {
 		t.Fatal(err)
@@ -160,6 +167,7 @@ func jobOn(t testing.TB, dir string) engine.Job {
 	t.Helper()
 	return engine.Job{
 		Region: "local", Scan: "scan_local_s", Repository: "repo_local_r", Snapshot: "sha256:00", Attempt: 1, Dir: dir, WorkDir: t.TempDir(),
+		Access: engine.Access{Missing: []string{"VEGA_LLM_PROVIDER_BASE_URL", "VEGA_LLM_PROVIDER_API_KEY"}},
 	}
 }
 
@@ -169,6 +177,7 @@ func next(t testing.TB, job engine.Job, rec *recorder) engine.Job {
 	job.Attempt++
 	job.WorkDir = t.TempDir()
 	job.Done = append([]events.StageCompleted(nil), rec.stages...)
+	job.Units = append([]events.UnitCompleted(nil), rec.units...)
 	job.Findings = append([]events.Finding(nil), rec.findings...)
 	return job
 }

@@ -20,7 +20,7 @@ import (
 	"vega/services/report"
 )
 
-// run is one call of Engine.Run. Stages run one after the other; only forEachFile and what it calls are concurrent.
+// run is one call of Engine.Run. Stages run one after the other; only forEachFile, eachPiece and what they call are concurrent.
 type run struct {
 	*Engine
 	job  Job
@@ -30,13 +30,24 @@ type run struct {
 
 	done     map[string]events.StageCompleted // by stage, of all attempts
 	findings []events.Finding                 // recorded, of all attempts
-	fatal    error                            // the first error of rec: nothing can go on after it
+
+	theAgent *agent   // what asks the model, once a stage needed it
+	noAgent  *noModel // why there is none
 
 	passed  int   // the weights of the stages that are over
 	current stage // the one that runs
 
-	mu      sync.Mutex // guards percent, and rec and feed while files are worked on concurrently; held while a line is written
+	mu      sync.Mutex // guards what follows, and rec and feed while work goes on concurrently; held while something is recorded
 	percent int
+	failed  error                             // the first error of rec: nothing can go on after it
+	units   map[unitName]events.UnitCompleted // of all attempts
+}
+
+// fatal is the first error of the recorder, after which nothing can go on.
+func (r *run) fatal() error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.failed
 }
 
 // perform runs one stage. A stage that panics has failed: what it parses comes from strangers.
@@ -83,21 +94,32 @@ func (r *run) forEachFile(ctx context.Context, work func(context.Context, int, f
 	return ctx.Err()
 }
 
+// weight is a stage's share of the work, in percent.
+func (r *run) weight(s stage) int {
+	if len(r.job.Access.Missing) > 0 || r.job.Access.BaseURL == "" {
+		return s.weight
+	}
+	return s.aided
+}
+
 // begin tells the watchers that a stage begins.
 func (r *run) begin(ctx context.Context, s stage) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
 	r.current = s
 	r.progress(ctx, s.name+" started", s.name, 0, 1)
 }
 
 // advance reports progress inside the current stage whenever the percentage grows. The caller holds mu.
 func (r *run) advance(ctx context.Context, done, total int64) {
-	if p := r.passed + int(int64(r.current.weight)*done/max(total, 1)); p > r.percent {
+	if p := r.passed + int(int64(r.weight(r.current))*done/max(total, 1)); p > r.percent {
 		r.progress(ctx, r.current.name, r.current.name, done, total)
 	}
 }
 
+// progress tells the watchers how far the current stage is. The caller holds mu.
 func (r *run) progress(ctx context.Context, message, component string, done, total int64) {
-	weight := r.current.weight
+	weight := r.weight(r.current)
 	if component == "" {
 		weight = 0
 	}
@@ -107,8 +129,15 @@ func (r *run) progress(ctx context.Context, message, component string, done, tot
 	r.rec.Progress(ctx, p)
 }
 
-// log tells the watchers one line. What it says of the source is made printable.
+// log tells the watchers one line, from any goroutine.
 func (r *run) log(ctx context.Context, line string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.logLine(ctx, line)
+}
+
+// logLine needs mu. What a line says of the source is made printable.
+func (r *run) logLine(ctx context.Context, line string) {
 	line = report.Printable(cleanText(line))
 	r.feed.write("scan_log", map[string]string{"message": line})
 	r.rec.Log(ctx, line)
@@ -126,23 +155,31 @@ func (r *run) put(ctx context.Context, name string, v any) (*events.Object, erro
 
 // store stores the bytes of in. An object without an event that names it is garbage, which maintenance removes.
 func (r *run) store(ctx context.Context, name, mediaType string, in io.Reader) (events.Object, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
 	o, err := r.rec.Put(ctx, name, mediaType, in)
 	if err != nil {
-		r.fatal = fmt.Errorf("store %s: %w", name, err)
+		r.failed = fmt.Errorf("store %s: %w", name, err)
 	}
-	return o, r.fatal
+	return o, r.failed
 }
 
 // result reads back what a stage stored, in this attempt or an earlier one. A stage that stored nothing leaves v as it is.
 func (r *run) result(ctx context.Context, stageName string, v any) error {
-	o := r.done[stageName].Result
+	return r.read(ctx, r.done[stageName].Result, v)
+}
+
+// read reads back a stored object; nil leaves v as it is.
+func (r *run) read(ctx context.Context, o *events.Object, v any) error {
 	if o == nil {
 		return nil
 	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
 	in, err := r.rec.Get(ctx, *o)
 	if err != nil {
-		r.fatal = fmt.Errorf("read %s: %w", o.Name, err)
-		return r.fatal
+		r.failed = fmt.Errorf("read %s: %w", o.Name, err)
+		return r.failed
 	}
 	defer in.Close()
 	if err := json.NewDecoder(bufio.NewReader(in)).Decode(v); err != nil {

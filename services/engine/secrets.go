@@ -17,6 +17,13 @@ type candidate struct {
 	Shown span `json:"shown,omitzero"`
 	// WholeFile says that the finding is the file as such: there is no quote to check.
 	WholeFile bool `json:"whole_file,omitempty"`
+	// Argument is what a claim of the audit says for itself.
+	Argument *argument `json:"argument,omitempty"`
+}
+
+// fingerprint is the weakness's identity over scans.
+func (c candidate) fingerprint() events.Fingerprint {
+	return events.NewFingerprint(c.Rule, c.CWE, c.File, c.Symbol, c.Identity)
 }
 
 // foundIn are the candidates of one file, and where the credentials lie in it that their snippets mask. The places are kept so

@@ -99,8 +99,8 @@ func TestPlantedKeysInARealProjectAreFoundAndNothingElse(t *testing.T) {
 	if got.Counts != (events.Counts{Critical: 1, High: 1}) || got.Rejected != 0 {
 		t.Errorf("outcome %+v, want one critical, one high, none rejected", got)
 	}
-	if got.Coverage.State != events.CoveragePartial || len(got.Coverage.Reasons) != 3 {
-		t.Errorf("coverage %+v, want partial for the three stages that need a model", got.Coverage)
+	if got.Coverage.State != events.CoveragePartial || len(got.Coverage.Reasons) != 4 {
+		t.Errorf("coverage %+v, want partial for the four stages that need a model", got.Coverage)
 	}
 	assertNowhere(t, rec, aws, body, strings.Split(body, "\n")[0])
 	assertLineHashes(t, rec, dir)
@@ -314,8 +314,8 @@ func TestWhatWasNotSearchedIsInTheCoverage(t *testing.T) {
 			t.Errorf("no reason %v in %+v", want, out.Coverage.Reasons)
 		}
 	}
-	if len(out.Coverage.Reasons) != 6 {
-		t.Errorf("%d reasons, want 6: %+v", len(out.Coverage.Reasons), out.Coverage.Reasons)
+	if len(out.Coverage.Reasons) != 7 {
+		t.Errorf("%d reasons, want 7: %+v", len(out.Coverage.Reasons), out.Coverage.Reasons)
 	}
 	for _, r := range out.Coverage.Reasons {
 		if r.Code == "not_configured" && !strings.Contains(r.Message, "VEGA_LLM_PROVIDER_API_KEY") {

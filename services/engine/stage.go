@@ -2,7 +2,6 @@ package engine
 
 import (
 	"context"
-	"strings"
 
 	"vega/events"
 )
@@ -15,30 +14,30 @@ const (
 	stagePlan        = "plan"
 	stageAudit       = "audit"
 	stageVerify      = "verify"
+	stageRefute      = "refute"
 	stageMerge       = "merge"
 	stageReport      = "report"
 )
 
-// stage is one row of the table. weight is its share of the work, as far as that can be known before: the two stages that read
-// every file carry nearly all of it.
+// stage is one row of the table. Its weights are its share of the work, as far as that can be known before, without a model and with one.
 type stage struct {
-	name       string
-	needsModel bool
-	weight     int
-	run        func(*run, context.Context) (result, error)
+	name          string
+	weight, aided int
+	run           func(*run, context.Context) (result, error)
 }
 
 // stageTable is the order of a scan. A row is never renamed: logs hold its name.
 func stageTable() []stage {
 	return []stage{
-		{stageInventory, false, 30, (*run).inventory},
-		{stageSecrets, false, 60, (*run).secrets},
-		{stageThreatModel, true, 0, (*run).threatModel},
-		{stagePlan, true, 0, needsModel(stagePlan)},
-		{stageAudit, true, 0, needsModel(stageAudit)},
-		{stageVerify, false, 4, (*run).verify},
-		{stageMerge, false, 3, (*run).merge},
-		{stageReport, false, 3, (*run).report},
+		{stageInventory, 30, 3, (*run).inventory},
+		{stageSecrets, 60, 7, (*run).secrets},
+		{stageThreatModel, 0, 6, (*run).threatModel},
+		{stagePlan, 0, 6, (*run).plan},
+		{stageAudit, 0, 50, (*run).audit},
+		{stageVerify, 4, 2, (*run).verify},
+		{stageRefute, 0, 22, (*run).refute},
+		{stageMerge, 3, 2, (*run).merge},
+		{stageReport, 3, 2, (*run).report},
 	}
 }
 
@@ -59,29 +58,7 @@ type result struct {
 	artifacts []events.Object
 	reasons   []events.CoverageReason
 	rejected  int
-}
-
-// threatModel drafts a profile where people gave none.
-func (r *run) threatModel(ctx context.Context) (result, error) {
-	if r.job.Profile != nil {
-		return result{status: events.StageSkipped, detail: "a threat profile was given"}, nil
-	}
-	return needsModel(stageThreatModel)(r, ctx)
-}
-
-// needsModel stands in the table for a stage that only a model can do: it says in the coverage what would turn it on.
-func needsModel(name string) func(*run, context.Context) (result, error) {
-	return func(r *run, _ context.Context) (result, error) {
-		why := "this build has no stages that use a model"
-		if len(r.missing) > 0 {
-			why = "needs a model; set " + strings.Join(r.missing, ", ")
-		}
-		return result{
-			status:  events.StageNotConfigured,
-			detail:  why,
-			reasons: []events.CoverageReason{{Stage: name, Code: codeNotConfigured, Message: why}},
-		}, nil
-	}
+	compared  *events.Compared
 }
 
 // failed is the result of a stage that could not do its work.

@@ -53,6 +53,9 @@ func (r *run) verify(ctx context.Context) (result, error) {
 					why = r.check(f.Path, content, lines, f.Masked, c)
 				}
 				if why == nil {
+					if c.Stage == stageAudit {
+						c.Validation = events.StaticReviewed
+					}
 					kept.Candidates = append(kept.Candidates, c)
 					continue
 				}
@@ -99,7 +102,7 @@ func (r *run) check(path string, content []byte, lines lineIndex, masked []span,
 	if strings.TrimSpace(c.Snippet) == "" {
 		return errors.New("it quotes nothing")
 	}
-	if len(masked) == 0 {
+	if len(masked) == 0 && c.Stage != stageAudit {
 		from, _ := lines.bounds(content, c.StartLine)
 		_, to := lines.bounds(content, c.EndLine)
 		if !strings.Contains(normalised(string(content[from:to])), normalised(c.Snippet)) {
@@ -107,16 +110,27 @@ func (r *run) check(path string, content []byte, lines lineIndex, masked []span,
 		}
 		return nil
 	}
+	if c.Shown.Len == 0 {
+		return errors.New("the quote is not in those lines")
+	}
 	for _, s := range append([]span{c.Shown}, masked...) {
 		if s.Off < 0 || s.Len <= 0 || s.Off > len(content) || s.Len > len(content)-s.Off {
 			return errors.New("the masked place is not in the file")
 		}
 	}
 	if lines.at(c.Shown.Off) != c.StartLine || lines.at(c.Shown.end()-1) != c.EndLine ||
-		r.masker.snippet(content, lines, c.Shown, masked) != c.Snippet {
+		r.showAgain(content, lines, c, masked) != c.Snippet {
 		return errors.New("the masked quote is not in those lines")
 	}
 	return nil
+}
+
+// showAgain makes the snippet of a candidate from the file.
+func (r *run) showAgain(content []byte, lines lineIndex, c candidate, masked []span) string {
+	if c.Stage == stageAudit {
+		return r.masker.excerpt(content, lines, c.Shown, masked)
+	}
+	return r.masker.snippet(content, lines, c.Shown, masked)
 }
 
 // normalised is a quote without the differences that do not matter: indentation, blanks at line ends, kinds of line ends.

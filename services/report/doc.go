@@ -8,6 +8,9 @@
 // The source that a finding speaks of is hostile: names and lines may hold anything. Each form defends its reader:
 // [Printable] for terminals, neutralised formulas in CSV, escaped markup in Markdown, percent-encoded paths in SARIF.
 //
+// It also says how a scan stands to an earlier one: [Compare] classes what was found and what is missing, and keeps a [Ledger] of every weakness that a repository
+// ever had. What is missing counts as resolved only where the scan could have found it.
+//
 // The package is pure and safe for concurrent use. SARIF is built with go-sarif; the line hash that GitHub tells results
 // apart by is not part of it, so it is here (linehash.go).
 package report

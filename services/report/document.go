@@ -79,12 +79,12 @@ func (d Document) normal() Document {
 	for i := range d.Findings {
 		d.Findings[i].Triage.State = cmp.Or(d.Findings[i].Triage.State, events.TriageOpen)
 	}
-	slices.SortStableFunc(d.Findings, func(a, b Finding) int { return Compare(a.Finding, b.Finding) })
+	slices.SortStableFunc(d.Findings, func(a, b Finding) int { return Order(a.Finding, b.Finding) })
 	return d
 }
 
-// Compare orders findings for readers: worst first, then surest, then by place, then by id.
-func Compare(a, b events.Finding) int {
+// Order compares findings for readers: worst first, then surest, then by place, then by id.
+func Order(a, b events.Finding) int {
 	return cmp.Or(
 		cmp.Compare(a.Severity.Rank(), b.Severity.Rank()),
 		cmp.Compare(rankOf(a.Confidence), rankOf(b.Confidence)),

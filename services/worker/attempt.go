@@ -166,10 +166,18 @@ func (a *attempt) work(ctx context.Context, dir string) error {
 	if err != nil {
 		return fmt.Errorf("threat profile: %w", err)
 	}
-	if err := a.do(ctx, scan.Start{Generation: a.generation, Engine: a.w.Engine.Version()}); err != nil {
+	base, err := a.w.baseOf(ctx, a.state)
+	if err != nil {
+		return fmt.Errorf("the scan before: %w", err)
+	}
+	if err := a.do(ctx, scan.Start{Generation: a.generation, Engine: a.w.Engine.Version(), PackDigest: a.w.Engine.PackDigest()}); err != nil {
 		return err
 	}
 	s := a.snapshot()
+	access, err := a.access(ctx, s)
+	if err != nil {
+		return fmt.Errorf("access to the model: %w", err)
+	}
 	out, err := a.w.Engine.Run(ctx, engine.Job{
 		Region:     a.w.Store.Region(),
 		Scan:       a.id,
@@ -181,7 +189,10 @@ func (a *attempt) work(ctx context.Context, dir string) error {
 		WorkDir:    scratch,
 		Profile:    profile,
 		Model:      s.Request.Model,
+		Access:     access,
+		Base:       base,
 		Done:       s.Stages,
+		Units:      s.Units,
 		Findings:   s.Findings,
 	}, &recorder{a: a, dir: dir})
 	if err != nil {
@@ -195,6 +206,18 @@ func (a *attempt) work(ctx context.Context, dir string) error {
 		return err
 	}
 	return a.do(ctx, scan.Complete{Generation: a.generation, Coverage: out.Coverage, Usage: spent})
+}
+
+// tokenMargin is how much longer than the attempt its token for the LLM proxy is good: what ends it is the attempt's own end.
+const tokenMargin = 10 * time.Minute
+
+// access says how this attempt reaches the model, with a token for the one model that the scan uses.
+func (a *attempt) access(ctx context.Context, s scan.Scan) (engine.Access, error) {
+	if a.w.Model == nil {
+		return engine.Access{}, nil
+	}
+	g := llmproxy.Grant{Scan: a.id, Attempt: s.Attempt, Generation: a.generation, Models: []string{a.w.Engine.Model(s.Request.Model)}}
+	return a.w.Model.Access(ctx, g, time.Now().Add(a.w.opt.Timeout+tokenMargin))
 }
 
 // sourceError says that the snapshot could not be brought here.

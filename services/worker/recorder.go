@@ -73,6 +73,11 @@ func (r *recorder) Findings(ctx context.Context, stage string, f []events.Findin
 	return r.a.do(ctx, scan.RecordFindings{Generation: r.a.generation, Stage: stage, Findings: f})
 }
 
+// Unit records the end of a piece of a stage.
+func (r *recorder) Unit(ctx context.Context, u events.UnitCompleted) error {
+	return r.a.do(ctx, scan.CompleteUnit{Generation: r.a.generation, Result: u})
+}
+
 // Stage records a stage's end.
 func (r *recorder) Stage(ctx context.Context, s events.StageCompleted) error {
 	return r.a.do(ctx, scan.CompleteStage{Generation: r.a.generation, Result: s})

@@ -11,8 +11,6 @@ import (
 	"strings"
 	"sync"
 	"syscall"
-
-	"vega/services/engine/process"
 )
 
 // Every process that runs scans has a folder of its own under the runtime root and holds a lock in it for as long as it lives, so that the next one to
@@ -38,8 +36,9 @@ const (
 	scratchName = "work"
 )
 
-// openRuntime makes a folder under root and removes those of processes that are no more.
-func openRuntime(root string) (*runtimeFolder, error) {
+// openRuntime makes a folder under root and removes those of processes that are no more, once clear has ended what they left running. A folder for which it says false stays for
+// the next start.
+func openRuntime(root string, clear func(folder string) bool) (*runtimeFolder, error) {
 	if err := os.MkdirAll(root, 0o700); err != nil {
 		return nil, fmt.Errorf("runtime folder: %w", err)
 	}
@@ -49,7 +48,7 @@ func openRuntime(root string) (*runtimeFolder, error) {
 		return nil, fmt.Errorf("runtime folder: %w", err)
 	}
 	defer gate.Close() // frees the lock
-	if err := sweepRuntime(root); err != nil {
+	if err := sweepRuntime(root, clear); err != nil {
 		return nil, fmt.Errorf("runtime folder: %w", err)
 	}
 	if root, err = filepath.Abs(root); err != nil {
@@ -111,7 +110,7 @@ func holds(dir string, names ...string) bool {
 	return (err == nil || errors.Is(err, io.EOF)) && slices.Equal(found, names)
 }
 
-func sweepRuntime(root string) error {
+func sweepRuntime(root string, clear func(string) bool) error {
 	entries, err := os.ReadDir(root)
 	if err != nil {
 		return err
@@ -127,8 +126,8 @@ func sweepRuntime(root string) error {
 				return err
 			}
 			_ = lock.Close() // the folder goes next
-			if abs, err := filepath.Abs(dir); err == nil {
-				process.KillLeft(abs)
+			if abs, err := filepath.Abs(dir); err == nil && !clear(abs) {
+				continue
 			}
 		} else if !strings.HasPrefix(e.Name(), attemptPrefix) { // an earlier release kept attempts right here
 			continue

@@ -10,7 +10,7 @@ func TestOnlyDeadProcessesFoldersAreSwept(t *testing.T) {
 	t.Parallel()
 	root := t.TempDir()
 	open := func() *runtimeFolder {
-		f, err := openRuntime(root)
+		f, err := openRuntime(root, func(string) bool { return true })
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -44,7 +44,7 @@ func TestOnlyDeadProcessesFoldersAreSwept(t *testing.T) {
 
 func TestAFolderInWhichNothingWasLeftIsUsedAgain(t *testing.T) {
 	t.Parallel()
-	f, err := openRuntime(t.TempDir())
+	f, err := openRuntime(t.TempDir(), func(string) bool { return true })
 	if err != nil {
 		t.Fatal(err)
 	}

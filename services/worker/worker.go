@@ -17,7 +17,10 @@ import (
 	"vega/services/catalog"
 	"vega/services/dispatch"
 	"vega/services/engine"
+	"vega/services/engine/process"
 	"vega/services/fleet"
+	"vega/services/llmproxy"
+	"vega/services/report"
 	"vega/services/scan"
 )
 
@@ -44,6 +47,16 @@ type Objects interface {
 type Engine interface {
 	Run(context.Context, engine.Job, engine.Recorder) (engine.Outcome, error)
 	Version() string
+	PackDigest() events.Digest
+	// Model is the model that a scan uses which asks for that one; empty: for none in particular.
+	Model(asked string) string
+	// RemoveLeft removes the containers of attempts whose process is no more; their folders lay in folder. It is called before any attempt, and waits.
+	RemoveLeft(ctx context.Context, folder string) error
+}
+
+// Model says how an attempt reaches the model: where the LLM proxy is, with a token that is good until expires, or which settings are missing.
+type Model interface {
+	Access(ctx context.Context, g llmproxy.Grant, expires time.Time) (engine.Access, error)
 }
 
 // Parts are what a worker works with. All are required, except that a worker with Tasks needs no Source, Objects and Engine.
@@ -54,6 +67,7 @@ type Parts struct {
 	Source  Source
 	Objects Objects
 	Engine  Engine
+	Model   Model // nil: no model is reached
 	Tasks   Tasks // runs what was claimed; nil: this process does
 	Log     *slog.Logger
 }
@@ -84,11 +98,29 @@ type Worker struct {
 
 // New returns a worker with a folder of its own under RuntimeRoot, and removes those that crashed processes left there. Several processes may share a root.
 func New(p Parts, o Options) (*Worker, error) {
-	folder, err := openRuntime(o.RuntimeRoot)
+	folder, err := openRuntime(o.RuntimeRoot, p.clearLeft)
 	if err != nil {
 		return nil, err
 	}
 	return &Worker{Parts: p, opt: o, folder: folder, stopping: make(chan struct{}), reserved: map[events.Seq]bool{}, running: map[events.Seq]*attempt{}}, nil
+}
+
+// clearTime bounds the clearing of what one process left.
+const clearTime = time.Minute
+
+// clearLeft ends what a process which is no more left running. False: it has to be tried again, at the next start.
+func (p Parts) clearLeft(folder string) bool {
+	process.KillLeft(folder)
+	if p.Engine == nil {
+		return true
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), clearTime)
+	defer cancel()
+	if err := p.Engine.RemoveLeft(ctx, folder); err != nil {
+		p.Log.Warn("what a killed process left running could not be ended; the next start tries again", "folder", folder, "err", err)
+		return false
+	}
+	return true
 }
 
 // Why an attempt's context ends, beside the log's own reasons.
@@ -414,4 +446,26 @@ func (w *Worker) profileOf(ctx context.Context, s scan.Scan) (*events.ThreatProf
 		}
 	}
 	return nil, &catalog.GoneError{What: "threat profile"}
+}
+
+// baseOf loads the scan that a scan's findings are compared with. One that is not there, or did not complete, is none.
+func (w *Worker) baseOf(ctx context.Context, s scan.Scan) (*engine.Base, error) {
+	if s.Request.Base == "" {
+		return nil, nil
+	}
+	base, _, err := w.load(ctx, events.ScanOf(w.Store.Region(), s.Request.Base))
+	if _, unreadable := errors.AsType[*eventstore.UnreadableError](err); unreadable {
+		w.Log.Warn("the scan before cannot be read; nothing is compared", "scan_id", s.Request.Base, "err", err)
+		return nil, nil
+	}
+	if err != nil || base.Status != scan.Completed {
+		return nil, err
+	}
+	b := &engine.Base{Seen: report.Seen{Scan: s.Request.Base, Findings: base.Findings, Coverage: base.Coverage.State, Paths: base.Request.Paths}}
+	for _, st := range base.Stages {
+		if st.Compared != nil {
+			b.Ledger = st.Compared.Ledger
+		}
+	}
+	return b, nil
 }

@@ -30,7 +30,10 @@ type stages func(context.Context, engine.Job, engine.Recorder) (engine.Outcome, 
 func (s stages) Run(ctx context.Context, j engine.Job, r engine.Recorder) (engine.Outcome, error) {
 	return s(ctx, j, r)
 }
-func (stages) Version() string { return "test" }
+func (stages) Version() string                          { return "test" }
+func (stages) PackDigest() events.Digest                { return "sha256:pack" }
+func (stages) Model(asked string) string                { return asked }
+func (stages) RemoveLeft(context.Context, string) error { return nil }
 
 // noSource is a snapshot store with nothing in it; broken is one that cannot be read.
 type noSource struct{ broken error }

@@ -12,9 +12,9 @@ import (
 	"time"
 )
 
-// markVariable is in the environment of everything that a stage starts, so that all of it can be found again. Its value is the attempt's folder, and
+// MarkName is in the environment of everything that a stage starts, so that all of it can be found again. Its value is the attempt's folder, and
 // after a colon what tells one command from another.
-const markVariable = "VEGA_PROCESS_MARK"
+const MarkName = "VEGA_PROCESS_MARK"
 
 const (
 	interruptTime = 300 * time.Millisecond // for a process to end its own children when it is asked to stop
@@ -25,15 +25,24 @@ const (
 // ErrLeft is returned when something that a stage started could not be killed.
 var ErrLeft = errors.New("a process could not be killed")
 
+// Mark is a name and a value in the environment of one command and of everything that it starts, by which all of that is found again. A command that
+// gives its children another environment has to give them this too.
+type Mark struct{ Name, Value string }
+
+// NewMark returns a mark for a command of the attempt whose folder that is.
+func NewMark(folder string) Mark { return Mark{MarkName, folder + ":" + rand.Text()} }
+
+func (m Mark) String() string { return m.Name + "=" + m.Value }
+
 // Run runs a prepared command, with everything that it starts, and returns its error once all of that is gone: after it ended by itself, and
-// after ctx ended, when it is interrupted first and killed soon after. Descendants that moved to another session are found by a mark in
-// their environment, where there is /proc. When this process dies, so does the command, on Linux; its descendants live on until whoever clears folder, the
-// attempt's own, calls KillLeft.
-func Run(ctx context.Context, c *exec.Cmd, folder string) error {
+// after ctx ended, when it is interrupted first and killed soon after. Descendants that moved to another session are found by the mark in
+// their environment, where there is /proc. When this process dies, so does the command, on Linux; its descendants live on until whoever clears the
+// attempt's folder calls KillLeft.
+func Run(ctx context.Context, c *exec.Cmd, m Mark) error {
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
 	}
-	mark := markVariable + "=" + folder + ":" + rand.Text()
+	mark := m.String()
 	c.Env = append(c.Environ(), mark)
 	ownGroup(c)
 	started, ended := make(chan error, 1), make(chan struct{})
@@ -81,7 +90,7 @@ func Run(ctx context.Context, c *exec.Cmd, folder string) error {
 
 // KillLeft kills what commands of a process that is no more have left running, by the folder that their attempts' folders lay in.
 func KillLeft(folder string) {
-	for _, pid := range marked(markVariable + "=" + folder + "/") {
+	for _, pid := range marked(MarkName + "=" + folder + "/") {
 		_ = syscall.Kill(pid, syscall.SIGKILL) // already gone is what we want
 	}
 }

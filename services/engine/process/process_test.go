@@ -52,7 +52,7 @@ func TestNothingOfACancelledProcessIsLeft(t *testing.T) {
 				}
 				pids <- out
 			}()
-			err = process.Run(ctx, c, t.TempDir())
+			err = process.Run(ctx, c, process.NewMark(t.TempDir()))
 			_ = w.Close()
 			if err == nil || err.Error() != "enough" {
 				t.Errorf("Run = %v, want the cause", err)
@@ -87,7 +87,7 @@ func TestAProcessThatEndsLeavesNoChildren(t *testing.T) {
 	var out bytes.Buffer
 	c := exec.Command("sh", "-c", `setsid sleep 1000 >/dev/null 2>&1 & echo $!; exit 3`)
 	c.Stdout = &out
-	err := process.Run(t.Context(), c, t.TempDir())
+	err := process.Run(t.Context(), c, process.NewMark(t.TempDir()))
 	exit, ok := errors.AsType[*exec.ExitError](err)
 	if !ok || exit.ExitCode() != 3 {
 		t.Errorf("Run = %v, want exit status 3", err)
@@ -100,7 +100,7 @@ func TestAProcessThatEndsLeavesNoChildren(t *testing.T) {
 
 func TestAProcessThatCannotStartSaysSo(t *testing.T) {
 	t.Parallel()
-	if err := process.Run(t.Context(), exec.Command("/no/such/program"), t.TempDir()); !errors.Is(err, os.ErrNotExist) {
+	if err := process.Run(t.Context(), exec.Command("/no/such/program"), process.NewMark(t.TempDir())); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("Run = %v", err)
 	}
 }

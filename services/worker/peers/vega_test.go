@@ -39,7 +39,10 @@ type vega struct {
 // timed is an engine that takes no time: it reports each step and nothing else.
 type timed struct{ task task }
 
-func (timed) Version() string { return "none" }
+func (timed) Version() string                          { return "none" }
+func (timed) PackDigest() events.Digest                { return "" }
+func (timed) Model(asked string) string                { return asked }
+func (timed) RemoveLeft(context.Context, string) error { return nil }
 
 func (t timed) Run(ctx context.Context, j engine.Job, r engine.Recorder) (engine.Outcome, error) {
 	t.task.started(string(j.Scan))

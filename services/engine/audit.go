@@ -1,0 +1,227 @@
+package engine
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	"vega/events"
+	"vega/services/engine/pack"
+)
+
+const (
+	resultAudit = "audit.json"
+	// maxFindingsPerComponent is what one audit is asked for at most.
+	maxFindingsPerComponent = 40
+	// reviewPart of what is left of the budget when the audit begins is kept for the reviews: one part in so many.
+	reviewPart = 5
+)
+
+// componentResult is what one component's audit stores.
+type componentResult struct {
+	candidates
+	Component   string         `json:"component"`
+	Examined    []string       `json:"examined"`
+	NotExamined []pack.LeftOut `json:"not_examined"`
+	Summary     string         `json:"summary"`
+}
+
+// auditResult is what the stage stores: the candidates of all components, and what was said about each.
+type auditResult struct {
+	candidates
+	Components []componentSummary `json:"components"`
+}
+
+type componentSummary struct {
+	ID       string   `json:"id"`
+	Title    string   `json:"title"`
+	Paths    []string `json:"paths"`
+	Status   string   `json:"status"` // completed, failed, not_audited
+	Detail   string   `json:"detail"`
+	Examined int      `json:"examined_files"`
+	Summary  string   `json:"summary,omitempty"`
+}
+
+// audit has the components of the plan looked at, a few at once, each by an agent of its own. Components that were not audited, or only in part, are named in the coverage.
+func (r *run) audit(ctx context.Context) (result, error) {
+	a, err := r.agent(ctx)
+	if no, ok := errors.AsType[*noModel](err); ok {
+		return noModelResult(stageAudit, no), nil
+	} else if err != nil {
+		return result{}, err
+	}
+	var p plan
+	if err := r.result(ctx, stagePlan, &p); err != nil {
+		return result{}, err
+	}
+	switch {
+	case r.done[stagePlan].Result == nil:
+		why := "there is no plan to audit by: " + r.done[stagePlan].Detail
+		return result{status: events.StageFailed, detail: cleanText(why), reasons: []events.CoverageReason{{Stage: stageAudit, Code: codeFailed, Message: cleanText(why)}}}, nil
+	case len(p.Components) == 0:
+		return result{status: events.StageDone, detail: "nothing to audit"}, nil
+	}
+	var inv inventory
+	if err := r.result(ctx, stageInventory, &inv); err != nil {
+		return result{}, err
+	}
+	profile, err := r.profile(ctx)
+	if err != nil {
+		return result{}, err
+	}
+	code, err := r.code(ctx)
+	if err != nil {
+		return result{}, err
+	}
+	masked, err := r.maskedPlaces(ctx)
+	if err != nil {
+		return result{}, err
+	}
+	var pieces []piece
+	for i, c := range p.Components {
+		var others []string
+		for j, o := range p.Components {
+			if j != i {
+				others = append(others, o.Title)
+			}
+		}
+		pieces = append(pieces, piece{unit: c.ID, title: c.Title, ask: func(ctx context.Context, pace pacer) (unitResult, error) {
+			prompt, err := r.pack.AuditPrompt(pack.AuditInput{
+				Subject: r.subject(inv), Profile: profile, Component: c, Others: others, Guides: r.pack.Guides(factsOf(inv, code, c.Paths)), MaxFindings: maxFindingsPerComponent,
+			})
+			if err != nil {
+				return unitResult{}, err
+			}
+			return r.auditOne(ctx, a, c, question{stage: stageAudit, unit: c.ID, name: pack.Audit, prompt: prompt, pace: pace}, masked)
+		}})
+	}
+	left, why, err := r.eachPiece(ctx, a, &purse{a: a, keep: reviewPart}, stageAudit, pieces)
+	if err != nil {
+		return result{}, err
+	}
+	return r.auditResult(ctx, p, left, why)
+}
+
+// auditOne asks about one component and keeps what was answered, as candidates.
+func (r *run) auditOne(ctx context.Context, a *agent, c pack.Component, q question, masked map[string][]span) (unitResult, error) {
+	rep, err := a.ask(ctx, q)
+	var out unitResult
+	if rep.transcript != nil {
+		out.artifacts = []events.Object{*rep.transcript}
+	}
+	if err != nil {
+		return out, err
+	}
+	var answer pack.AuditAnswer
+	if err := json.Unmarshal(rep.answer, &answer); err != nil {
+		return out, fmt.Errorf("read the audit: %w", err)
+	}
+	res := componentResult{Component: c.ID, Summary: a.redact.text(ctx, answer.Summary), Examined: []string{}, NotExamined: []pack.LeftOut{}}
+	for _, name := range answer.Examined {
+		if name = r.inTree(name); r.holds(name) {
+			res.Examined = append(res.Examined, name)
+		}
+	}
+	for _, l := range answer.NotExamined {
+		if l.Path = r.inTree(l.Path); !r.holds(l.Path) {
+			continue
+		}
+		l.Reason = a.redact.text(ctx, l.Reason)
+		res.NotExamined = append(res.NotExamined, l)
+		if rep.finished == "" {
+			out.reasons = append(out.reasons, events.CoverageReason{Stage: stageAudit, Path: cleanText(l.Path), Code: codeSkipped, Message: cleanText(fmt.Sprintf("%s: not examined: %s", c.Title, l.Reason))})
+		}
+	}
+	out.reasons = out.reasons[:min(len(out.reasons), maxReasons)]
+	if rep.finished != "" {
+		out.reasons = append(out.reasons, events.CoverageReason{Stage: stageAudit, Code: codeOfFinish(rep.finished),
+			Message: cleanText(fmt.Sprintf("component %q (%s) was audited only in part: %s", c.Title, strings.Join(c.Paths, ", "), rep.finished))})
+	}
+	res.Files = r.claims(ctx, a, answer.Findings, masked)
+	out.object, err = r.put(ctx, "audit-"+c.ID+".json", res)
+	if err != nil {
+		return out, err
+	}
+	out.detail = fmt.Sprintf("%d claims, %d files examined", res.count(), len(res.Examined))
+	if rep.finished != "" {
+		out.detail += "; cut short: " + rep.finished
+	}
+	return out, nil
+}
+
+// codeOfFinish tells the end of a budget from that of time.
+func codeOfFinish(why string) string {
+	if strings.Contains(why, "budget") {
+		return codeCap
+	}
+	return codeTimedOut
+}
+
+// auditResult puts the components' results together, in the plan's order.
+func (r *run) auditResult(ctx context.Context, p plan, left []piece, why gap) (result, error) {
+	var out auditResult
+	res := result{status: events.StageDone}
+	var audited, failed int
+	for _, c := range p.Components {
+		s := componentSummary{ID: c.ID, Title: c.Title, Paths: c.Paths, Status: "not_audited", Detail: why.why}
+		u, recorded := r.units[unitName{stageAudit, c.ID}]
+		switch {
+		case !recorded:
+			if !slices.ContainsFunc(left, func(x piece) bool { return x.unit == c.ID }) {
+				return result{}, fmt.Errorf("component %s was neither audited nor left", c.ID) // a defect of ours
+			}
+			res.reasons = append(res.reasons, events.CoverageReason{Stage: stageAudit, Code: why.code,
+				Message: cleanText(fmt.Sprintf("component %q (%s) was not audited: %s", c.Title, strings.Join(c.Paths, ", "), why.why))})
+		case u.Status == events.StageFailed:
+			failed++
+			s.Status, s.Detail = "failed", u.Detail
+			res.artifacts = append(res.artifacts, u.Artifacts...)
+			code := codeFailed
+			if len(u.Reasons) > 0 {
+				code = u.Reasons[len(u.Reasons)-1].Code
+			}
+			res.reasons = append(res.reasons, events.CoverageReason{Stage: stageAudit, Code: code,
+				Message: cleanText(fmt.Sprintf("component %q (%s) was not audited: %s", c.Title, strings.Join(c.Paths, ", "), u.Detail))})
+		default:
+			var one componentResult
+			if err := r.read(ctx, u.Result, &one); err != nil {
+				return result{}, err
+			}
+			audited++
+			out.Files = append(out.Files, one.Files...)
+			s.Status, s.Detail, s.Examined, s.Summary = "completed", u.Detail, len(one.Examined), one.Summary
+			res.artifacts = append(res.artifacts, u.Artifacts...)
+			res.reasons = append(res.reasons, u.Reasons...)
+		}
+		out.Components = append(out.Components, s)
+	}
+	res.detail = fmt.Sprintf("%d of %d components audited, %d claims to verify", audited, len(p.Components), out.count())
+	if audited == 0 {
+		res.status = events.StageFailed
+	}
+	if over := len(res.reasons) - 2*maxReasons; over > 0 {
+		res.reasons = append(res.reasons[:2*maxReasons:2*maxReasons], events.CoverageReason{Stage: stageAudit, Code: codeLimit, Message: fmt.Sprintf("%d more reasons", over)})
+	}
+	var err error
+	res.object, err = r.put(ctx, resultAudit, out)
+	if err == nil {
+		res.artifacts = append(res.artifacts, *res.object)
+	}
+	return res, err
+}
+
+// maskedPlaces are the places of credentials by file, as the secrets stage found them.
+func (r *run) maskedPlaces(ctx context.Context) (map[string][]span, error) {
+	var found secretsResult
+	if err := r.result(ctx, stageSecrets, &found); err != nil {
+		return nil, err
+	}
+	out := make(map[string][]span, len(found.Files))
+	for _, f := range found.Files {
+		out[f.Path] = f.Masked
+	}
+	return out, nil
+}

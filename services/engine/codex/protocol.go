@@ -1,0 +1,110 @@
+package codex
+
+import (
+	"bufio"
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+)
+
+// Event is one line of what Codex reports. Lines of kinds that this release does not know come as they are, with their Raw alone; so do lines that are no JSON, with
+// Type empty.
+type Event struct {
+	Type    string // thread.started, turn.started, item.started, item.completed, turn.completed, turn.failed, error, …
+	Item    Item
+	Message string // of an error, which is also how another try is announced
+	Error   struct{ Message string }
+	Raw     []byte // the line; valid until the callback returns
+}
+
+// Item is a piece of a turn.
+type Item struct {
+	ID       string
+	Type     string // agent_message, reasoning, command_execution, file_change, mcp_tool_call, web_search, error, …
+	Text     string
+	Message  string
+	Command  string
+	Output   string `json:"aggregated_output"`
+	ExitCode *int   `json:"exit_code"`
+	Status   string
+}
+
+const (
+	maxLine   = 8 << 20  // bytes of one event; lines of more than a megabyte have been seen
+	maxOutput = 64 << 20 // bytes of a run
+)
+
+var errOutput = errors.New("codex wrote more than is read of a run")
+
+// readEvents calls f with every line until in ends. A line that is too long is cut: f gets its beginning, as one that is no JSON. It returns errOutput when more came than limit
+// bytes, f's error, or the reader's.
+func readEvents(in io.Reader, limit int64, f func(Event) error) error {
+	r := bufio.NewReaderSize(in, 64<<10)
+	var line []byte
+	var total int64
+	for {
+		piece, err := r.ReadSlice('\n')
+		total += int64(len(piece))
+		if total > limit {
+			return fmt.Errorf("%w (%d bytes)", errOutput, limit)
+		}
+		if room := maxLine - len(line); room > 0 {
+			line = append(line, piece[:min(len(piece), room)]...)
+		}
+		if errors.Is(err, bufio.ErrBufferFull) {
+			continue
+		}
+		if trimmed := bytes.TrimSpace(line); len(trimmed) > 0 {
+			if ferr := f(parseEvent(trimmed)); ferr != nil {
+				return ferr
+			}
+		}
+		line = line[:0]
+		if errors.Is(err, io.EOF) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+	}
+}
+
+func parseEvent(line []byte) Event {
+	var e Event
+	if err := json.Unmarshal(line, &e); err != nil {
+		// A known name with a value of another shape: a later release. What can be read of it is the type.
+		var named struct{ Type string }
+		_ = json.Unmarshal(line, &named) // no JSON at all has no type
+		e = Event{Type: named.Type}
+	}
+	e.Raw = line
+	return e
+}
+
+// outcome folds the events of a run.
+type outcome struct {
+	answer  string // the newest message of the model
+	failed  string // of turn.failed
+	notices string // the newest error that was only reported
+	ended   bool   // a turn has completed
+}
+
+func (o *outcome) take(e Event) {
+	switch e.Type {
+	case "item.completed":
+		if e.Item.Type == "agent_message" {
+			o.answer = e.Item.Text
+		}
+	case "turn.completed":
+		o.ended = true
+	case "turn.failed":
+		o.failed = e.Error.Message
+		if o.failed == "" {
+			o.failed = "the turn failed without a reason"
+		}
+	case "error":
+		o.notices = e.Message
+	}
+}
