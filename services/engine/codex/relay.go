@@ -103,7 +103,7 @@ func startRelay(ctx context.Context, dir string, t Task) (r *relay, err error) {
 		}
 	}()
 	if _, err := url.Parse(r.up.BaseURL); err != nil {
-		return nil, errors.New("the LLM proxy's address is not a URL")
+		return r, errors.New("the LLM proxy's address is not a URL")
 	}
 	// A run's requests come one after the other, each a stream of minutes: nothing is gained by sharing connections between runs.
 	transport := http.DefaultTransport.(*http.Transport).Clone()
