@@ -6,10 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"math"
 	"path"
 	"regexp"
-	"slices"
 	"strconv"
 	"strings"
 	"unicode/utf8"
@@ -156,6 +154,11 @@ func (p *Pack) check(n Name, answer []byte) []wrong {
 	if broken != nil {
 		return []wrong{{"", fmt.Sprintf("line %d: the answer %s", broken.line, broken.what)}}
 	}
+	c := checker{kind: k}
+	c.bounds(root, "", "")
+	if c.endless {
+		return c.wrongs // a validator that lists each of a million errors takes many seconds
+	}
 	doc, err := jsonschema.UnmarshalJSON(bytes.NewReader(answer))
 	if err != nil {
 		return []wrong{{"", err.Error()}}
@@ -166,8 +169,6 @@ func (p *Pack) check(n Name, answer []byte) []wrong {
 		}
 		return []wrong{{"", err.Error()}}
 	}
-	c := checker{kind: k}
-	c.bounds(root, "", "")
 	c.meaning(p, n, answer)
 	return c.wrongs
 }
@@ -183,15 +184,15 @@ func schemaWrongs(e *jsonschema.ValidationError) []wrong {
 		case *kind.Schema, *kind.Group:
 			continue
 		}
-		place := ""
+		var place strings.Builder
 		for part := range strings.SplitSeq(strings.TrimPrefix(u.InstanceLocation, "/"), "/") {
 			if _, err := strconv.Atoi(part); err == nil {
-				place += "[" + part + "]"
+				place.WriteString("[" + part + "]")
 			} else if part != "" {
-				place += "." + part
+				place.WriteString("." + part)
 			}
 		}
-		out = append(out, wrong{strings.TrimPrefix(place, "."), u.Error.String()})
+		out = append(out, wrong{strings.TrimPrefix(place.String(), "."), u.Error.String()})
 	}
 	if len(out) == 0 {
 		out = append(out, wrong{"", e.Error()})
@@ -199,46 +200,55 @@ func schemaWrongs(e *jsonschema.ValidationError) []wrong {
 	return out
 }
 
-// checker collects what is wrong with an answer that matches its schema.
+// checker collects what is wrong with an answer beyond its schema.
 type checker struct {
-	kind   *answerKind
-	wrongs []wrong
+	kind    *answerKind
+	wrongs  []wrong
+	endless bool // a list has more entries than it may have
 }
 
+// add notes a problem. More than are reported are not kept.
 func (c *checker) add(place, format string, args ...any) {
+	if len(c.wrongs) == maxAnswerProblems {
+		return
+	}
 	c.wrongs = append(c.wrongs, wrong{place, fmt.Sprintf(format, args...)})
 }
 
 // bounds holds every text, list and number against its bound. place has the indexes of lists, field has none.
 func (c *checker) bounds(n *node, place, field string) {
-	b, ok := c.kind.limit(field)
+	f, ok := c.kind.field(field)
 	switch n.kind {
 	case object:
 		for _, f := range n.fields {
 			c.bounds(f.value, strings.TrimPrefix(place+"."+f.name, "."), strings.TrimPrefix(field+"."+f.name, "."))
 		}
 	case array:
-		if ok && (len(n.items) < b.Min || len(n.items) > b.Max) {
-			c.add(place, "has %d entries, want %d to %d", len(n.items), b.Min, b.Max)
+		if ok && f.unit == "entries" && (len(n.items) < f.Min || len(n.items) > f.Max) {
+			c.add(place, "has %d entries, want %d to %d", len(n.items), f.Min, f.Max)
+			c.endless = c.endless || len(n.items) > f.Max
 		}
 		for i, item := range n.items {
 			c.bounds(item, fmt.Sprintf("%s[%d]", place, i), field+"[]")
 		}
 	case text:
+		ok = ok && f.unit == "characters"
 		length := utf8.RuneCountInString(n.text)
 		switch {
 		case strings.ContainsRune(n.text, 0):
 			c.add(place, "has a NUL character")
-		case ok && length > b.Max:
-			c.add(place, "has %d characters, at most %d are allowed", length, b.Max)
-		case ok && utf8.RuneCountInString(strings.TrimSpace(n.text)) < b.Min:
-			c.add(place, "has fewer than %d characters", b.Min)
-		case ok && b.OneLine && strings.ContainsAny(n.text, "\n\r"):
+		case ok && length > f.Max:
+			c.add(place, "has %d characters, at most %d are allowed", length, f.Max)
+		case ok && utf8.RuneCountInString(strings.TrimSpace(n.text)) < f.Min:
+			c.add(place, "has fewer than %d characters", f.Min)
+		case ok && f.OneLine && strings.ContainsAny(n.text, "\n\r"):
 			c.add(place, "must be one line")
 		}
 	case number:
-		if v, err := strconv.ParseFloat(n.text, 64); ok && (err != nil || v < float64(b.Min) || v > float64(b.Max) || v != math.Trunc(v)) {
-			c.add(place, "is %s, want %d to %d", oneLine(n.text, 40), b.Min, b.Max)
+		if ok && f.unit == "" {
+			if v, err := strconv.ParseFloat(n.text, 64); err != nil || v < float64(f.Min) || v > float64(f.Max) {
+				c.add(place, "is %s, want %d to %d", oneLine(n.text, 40), f.Min, f.Max)
+			}
 		}
 	}
 }
@@ -332,12 +342,14 @@ func (c *checker) refute(a RefuteAnswer) {
 }
 
 func (c *checker) paths(place string, list []string) {
+	seen := make(map[string]bool)
 	for i, s := range list {
 		at := fmt.Sprintf("%s[%d]", place, i)
 		c.path(at, s, true)
-		if slices.Contains(list[:i], s) {
+		if seen[s] {
 			c.add(at, "%q is there twice", s)
 		}
+		seen[s] = true
 	}
 }
 

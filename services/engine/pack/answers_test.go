@@ -162,6 +162,20 @@ func TestFoldersAndTheRootAreGoodPlacesOfAPlan(t *testing.T) {
 	}
 }
 
+// Whoever steers the model can make an answer as long as the limit allows.
+func TestAHugeAnswerIsCheckedInTimeThatGrowsWithItsLength(t *testing.T) {
+	t.Parallel()
+	p := builtIn(t)
+	for _, entry := range []string{`"a"`, `1`} {
+		entries := strings.Repeat(entry+",\n", 170_000)
+		err := p.Check(pack.Audit, []byte(emptyAudit("["+strings.TrimSuffix(entries, ",\n")+"]", strings.Repeat("Asked and answered. ", 10))))
+		e, ok := errors.AsType[*pack.AnswerError](err)
+		if !ok || e.Problems[0] != "examined: has 170000 entries, want 1 to 300" {
+			t.Errorf("Check = %v", err)
+		}
+	}
+}
+
 func TestSeveralProblemsAreAllNamed(t *testing.T) {
 	t.Parallel()
 	answer := good(t, pack.Audit)

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"regexp"
+	"slices"
 	"strings"
 )
 
@@ -87,10 +88,8 @@ func (s *source) models(name string, line int) json.RawMessage {
 	}
 	e := m.Model
 	oneOf := func(field, got string, want ...string) {
-		for _, w := range want {
-			if got == w {
-				return
-			}
+		if slices.Contains(want, got) {
+			return
 		}
 		refuse(field, true, "%s is %q, want one of %s", field, got, strings.Join(want, ", "))
 	}

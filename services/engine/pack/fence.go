@@ -37,7 +37,7 @@ func (k *block) text(title, s string, limit int) {
 		k.line("", "(nothing given)", 100)
 		return
 	}
-	for l := range strings.SplitSeq(cut(clean(s), limit), "\n") {
+	for l := range strings.SplitSeq(cut(clean(s, limit), limit), "\n") {
 		k.b.WriteString(strings.TrimRight(linePrefix+l, " ") + "\n")
 	}
 }
@@ -72,13 +72,15 @@ func (k *block) String() string {
 
 // oneLine is clean text on one line, at most limit bytes of it.
 func oneLine(s string, limit int) string {
-	return cut(strings.ReplaceAll(clean(s), "\n", " "), limit)
+	return cut(strings.ReplaceAll(clean(s, limit), "\n", " "), limit)
 }
 
 // clean makes text from outside harmless to read: all kinds of line ends become "\n", and what a reader does not see or what would look
-// like our fences becomes its number, such as <U+202E>, so that it is still there to be found.
-func clean(s string) string {
-	s = strings.ReplaceAll(strings.ToValidUTF8(s, "\uFFFD"), "\r\n", "\n")
+// like our fences becomes its number, such as <U+202E>, so that it is still there to be found. Only as much of s is read as limit bytes can
+// need: cleaning shortens text by half at most, so the result is longer than limit whenever something was left out.
+func clean(s string, limit int) string {
+	s = s[:min(len(s), 4*limit+64)]
+	s = strings.ReplaceAll(s, "\r\n", "\n")
 	var b strings.Builder
 	b.Grow(len(s))
 	for _, r := range s {
@@ -90,7 +92,7 @@ func clean(s string) string {
 		case r == '⟦', r == '⟧', !unicode.IsPrint(r) && !unicode.Is(unicode.Zs, r):
 			fmt.Fprintf(&b, "<U+%04X>", r)
 		default:
-			b.WriteRune(r)
+			b.WriteRune(r) // U+FFFD for a byte that is not UTF-8
 		}
 	}
 	return b.String()

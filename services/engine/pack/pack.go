@@ -63,13 +63,13 @@ type boundedField struct {
 	bound
 }
 
-// limit is the bound of a field; false when it has none.
-func (k *answerKind) limit(field string) (bound, bool) {
-	i := slices.IndexFunc(k.fields, func(f boundedField) bool { return f.name == field })
+// field is the bounded field with a name; false when there is none.
+func (k *answerKind) field(name string) (boundedField, bool) {
+	i := slices.IndexFunc(k.fields, func(f boundedField) bool { return f.name == name })
 	if i < 0 {
-		return bound{}, false
+		return boundedField{}, false
 	}
-	return k.fields[i].bound, true
+	return k.fields[i], true
 }
 
 // Load reads and validates a pack. where names it in errors (a folder, or "the built-in pack"). The error lists every problem, each as

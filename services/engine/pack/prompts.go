@@ -165,7 +165,7 @@ func (p *Pack) render(name string, data map[string]any) (string, error) {
 
 // atMost is n within what the pack allows of a list.
 func (p *Pack) atMost(name Name, field string, n int) int {
-	limit, _ := p.answers[name].limit(field)
+	limit, _ := p.answers[name].field(field)
 	if n <= 0 {
 		return limit.Max
 	}

@@ -261,7 +261,7 @@ func parse(data []byte) (*node, *syntaxError) {
 		}
 		return nil, &syntaxError{line, "is no JSON: " + err.Error()}
 	}
-	p := parser{data: data, dec: json.NewDecoder(bytes.NewReader(data))}
+	p := parser{data: data, dec: json.NewDecoder(bytes.NewReader(data)), line: 1}
 	p.dec.UseNumber()
 	root := p.value()
 	if p.err != nil {
@@ -274,16 +274,21 @@ func parse(data []byte) (*node, *syntaxError) {
 type parser struct {
 	data []byte
 	dec  *json.Decoder
+	off  int          // up to here lines are counted
+	line int          // of off
 	err  *syntaxError // the first
 }
 
 func (p *parser) token() (json.Token, int) {
 	t, err := p.dec.Token()
-	line := lineAt(p.data, int(p.dec.InputOffset())-1)
-	if err != nil && p.err == nil {
-		p.err = &syntaxError{line, "is no JSON: " + err.Error()}
+	if end := int(p.dec.InputOffset()); end > p.off {
+		p.line += bytes.Count(p.data[p.off:end], []byte("\n")) // a token has no line ends, so this is its own line
+		p.off = end
 	}
-	return t, line
+	if err != nil && p.err == nil {
+		p.err = &syntaxError{p.line, "is no JSON: " + err.Error()}
+	}
+	return t, p.line
 }
 
 func (p *parser) value() *node {
@@ -325,6 +330,9 @@ func lineAt(data []byte, off int) int {
 
 // firstInvalid is the offset of the first byte that is not UTF-8, or -1.
 func firstInvalid(data []byte) int {
+	if utf8.Valid(data) {
+		return -1
+	}
 	for i := 0; i < len(data); {
 		r, n := utf8.DecodeRune(data[i:])
 		if r == utf8.RuneError && n <= 1 {
