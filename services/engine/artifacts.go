@@ -59,6 +59,11 @@ func (r *run) report(ctx context.Context) (result, error) {
 
 	var res result
 	var bundled []bundleEntry
+	for _, s := range r.stages { // what earlier stages left for people, transcripts among it
+		for _, o := range r.done[s.name].Artifacts {
+			bundled = append(bundled, bundleEntry{o.Name, func() (io.ReadCloser, error) { return r.rec.Get(ctx, o) }})
+		}
+	}
 	add := func(name, mediaType string, write func(io.Writer) error) error {
 		if ctx.Err() != nil {
 			return ctx.Err()
@@ -80,7 +85,7 @@ func (r *run) report(ctx context.Context) (result, error) {
 			return err
 		}
 		res.artifacts = append(res.artifacts, o)
-		bundled = append(bundled, bundleEntry{name, f.Name()})
+		bundled = append(bundled, bundleEntry{name, func() (io.ReadCloser, error) { return os.Open(f.Name()) }})
 		return nil
 	}
 	for _, a := range []struct {
@@ -167,7 +172,8 @@ func (r *run) writeFeed(w io.Writer) error {
 
 // bundleEntry is a file that goes into the debug bundle.
 type bundleEntry struct {
-	name, file string
+	name string
+	open func() (io.ReadCloser, error)
 }
 
 // writeBundle zips the other artifacts. Every entry has the same time.
@@ -180,7 +186,7 @@ func writeBundle(w io.Writer, entries []bundleEntry) error {
 		if err != nil {
 			return err
 		}
-		in, err := os.Open(e.file)
+		in, err := e.open()
 		if err != nil {
 			return err
 		}

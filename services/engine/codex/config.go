@@ -41,6 +41,9 @@ include_instructions = false
 [skills.bundled]
 enabled = false
 
+[tools]
+view_image = false
+
 [tools.experimental_request_user_input]
 enabled = false
 
@@ -54,6 +57,7 @@ image_generation = false
 browser_use = false
 computer_use = false
 tool_suggest = false
+view_image = false
 unbounded_connection_retries = false
 shell_snapshot = false
 

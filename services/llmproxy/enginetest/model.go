@@ -73,12 +73,18 @@ func (m *Model) Count(stage string) (n int) {
 }
 
 // Start starts a provider that ends with the test. A request that belongs to no question fails the test; the proxy's question for a list of models is answered.
-func Start(tb testing.TB, answer func(Question) pt.Answer) *Model {
+func Start(tb testing.TB, answer func(Question) pt.Answer) *Model { return StartWith(tb, nil, answer) }
+
+// StartWith is Start with another answer to the question for a list of models; nil: the usual one.
+func StartWith(tb testing.TB, models pt.Answer, answer func(Question) pt.Answer) *Model {
 	tb.Helper()
+	if models == nil {
+		models = pt.JSON(200, map[string]any{"object": "list", "data": []any{}})
+	}
 	m := &Model{}
 	m.Provider = pt.Start(tb, func(n int, r pt.Recorded) pt.Answer {
 		if strings.HasSuffix(r.Path, "/models") {
-			return pt.JSON(200, map[string]any{"object": "list", "data": []any{}})
+			return models
 		}
 		q, err := read(n, r)
 		if err != nil {
