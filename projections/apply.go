@@ -2,6 +2,7 @@ package projections
 
 import (
 	"fmt"
+	"maps"
 
 	"vega/events"
 	"vega/services/catalog"
@@ -147,7 +148,7 @@ func applyScan(tx Tx, r events.Recorded) error {
 	case events.ScanQueued:
 		if !known {
 			s = Scan{ID: id, Project: e.Project, Repository: e.Repository, Snapshot: e.Snapshot, User: e.User, Paths: e.Paths, Model: e.Model,
-				Priority: e.Priority, RerunOf: e.Rerun, Profile: e.Profile, MaxAttempt: e.MaxAttempts, Status: scan.Queued,
+				Priority: e.Priority, RerunOf: e.Rerun, Profile: e.Profile, Base: e.Base, Budget: e.Budget, MaxAttempt: e.MaxAttempts, Status: scan.Queued,
 				Coverage: events.Coverage{State: events.CoverageUnknown}, CreatedAt: r.At, Created: r.Seq}
 		}
 		s.Ready = r.Seq
@@ -164,6 +165,13 @@ func applyScan(tx Tx, r events.Recorded) error {
 	case events.StageCompleted:
 		s.Stages = append(s.Stages[:len(s.Stages):len(s.Stages)], Stage{e, r.At})
 		s.Rejected += e.Rejected
+	case events.UnitCompleted:
+		units := maps.Clone(s.Units) // the row that has it is not ours to write to
+		if units == nil {
+			units = map[string]int{}
+		}
+		units[e.Stage]++
+		s.Units = units
 	case events.FindingsRecorded:
 		for _, f := range e.Findings {
 			s.Counts.Add(f.Severity)
@@ -186,7 +194,7 @@ func applyScan(tx Tx, r events.Recorded) error {
 		s.FinishedAt = r.At
 	default:
 	}
-	s.Version, s.Seq = r.Version, r.Seq
+	s.Version, s.Seq, s.EventAt = r.Version, r.Seq, r.At
 	return tx.PutScan(s)
 }
 
@@ -226,7 +234,7 @@ func applyUsage(tx Tx, r events.Recorded) error {
 		}
 	}
 	// Every event carries the whole state, so only the newest one counts.
-	s.Usage, s.Reserved, s.Denied, s.Metered = e.Settled, e.Reserved(), e.Denied, r.Seq
+	s.Usage, s.Reserved, s.Denied, s.Metered, s.MeteredAt = e.Settled, e.Reserved(), e.Denied, r.Seq, r.At
 	return tx.PutScan(s)
 }
 

@@ -45,6 +45,8 @@ type Reader interface {
 	Findings(context.Context, FindingFilter, Page) ([]FindingView, Cursor, error)
 	// Finding is a finding as the latest scan that saw it did.
 	Finding(context.Context, events.FindingID) (FindingView, error)
+	// Triages are the current decisions about findings; those about which nobody decided anything are not among them.
+	Triages(context.Context, ...events.FindingID) (map[events.FindingID]Triage, error)
 	// Rollup sums a project up.
 	Rollup(context.Context, events.ProjectID) (Rollup, error)
 	// Usage sums up by f.By what calls cost when they ended: days newest first, scans newest first, projects and users by id. What those of deleted projects

@@ -9,7 +9,7 @@ import (
 )
 
 // Schema is the number of the rows' shape and of what Apply does with events. A model of another number is built anew.
-const Schema = 3
+const Schema = 4
 
 // The rows. They are values: whoever changes one puts a new one, and never writes into a slice or map of an old one. Created is the sequence
 // of the event that made the row and the order of every list, newest first.
@@ -76,6 +76,8 @@ type (
 		Priority   events.Priority     `json:"priority"`
 		RerunOf    events.ScanID       `json:"rerun_of,omitempty"`
 		Profile    int                 `json:"threat_profile_version,omitempty"`
+		Base       events.ScanID       `json:"base_scan_id,omitempty"` // the repository's last completed scan when this one was asked for
+		Budget     *events.Budget      `json:"budget,omitempty"`       // what this scan may spend, beside what every scan may
 		Status     scan.Status         `json:"status"`
 		Attempt    int                 `json:"attempt"`
 		MaxAttempt int                 `json:"max_attempts"`
@@ -83,6 +85,7 @@ type (
 		Generation events.Seq          `json:"generation,omitempty"`
 		Ready      events.Seq          `json:"ready_seq"` // the event that makes it wait; its place in the queue
 		Stages     []Stage             `json:"stages,omitempty"`
+		Units      map[string]int      `json:"units,omitempty"` // recorded pieces of stages, by stage
 		Coverage   events.Coverage     `json:"coverage"`
 		Counts     events.Counts       `json:"findings"`
 		Rejected   int                 `json:"rejected,omitempty"`
@@ -95,6 +98,8 @@ type (
 		ClaimedAt  time.Time           `json:"claimed_at,omitzero"`
 		StartedAt  time.Time           `json:"started_at,omitzero"`
 		FinishedAt time.Time           `json:"finished_at,omitzero"`
+		EventAt    time.Time           `json:"event_at,omitzero"` // when the scan's newest event was made
+		MeteredAt  time.Time           `json:"usage_at,omitzero"` // when its newest usage event was made
 		Version    events.Version      `json:"version"`
 		Created    events.Seq          `json:"created_seq"`
 		Seq        events.Seq          `json:"seq"`

@@ -16,9 +16,9 @@ import (
 const (
 	maxKey     = 64 << 10
 	maxFiles   = 32
-	maxFile    = 16 << 20 // bytes of one file
-	maxTotal   = 32 << 20 // bytes of all files
-	maxPrompt  = 16 << 20
+	maxFile    = 4 << 20 // bytes of one file
+	maxTotal   = 8 << 20 // bytes of all files
+	maxPrompt  = 8 << 20
 	maxPadding = 1 << 20 // zeros after the tar's end
 )
 

@@ -148,7 +148,10 @@ func freePort(t *testing.T) int {
 func start(t *testing.T, codex, socket string, stdin []byte, env ...string) *program {
 	t.Helper()
 	bin := t.TempDir()
-	if err := os.WriteFile(filepath.Join(bin, "codex"), []byte("#!/bin/sh\n"+codex), 0o755); err != nil {
+	syscall.ForkLock.RLock() // a process that is being started meanwhile would hold the file open, and it could not be run
+	err := os.WriteFile(filepath.Join(bin, "codex"), []byte("#!/bin/sh\n"+codex), 0o755)
+	syscall.ForkLock.RUnlock()
+	if err != nil {
 		t.Fatal(err)
 	}
 	p := &program{t: t, home: t.TempDir()}

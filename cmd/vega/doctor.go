@@ -19,15 +19,18 @@ import (
 	"github.com/spf13/cobra"
 
 	"vega/config"
+	"vega/config/secret"
 	"vega/events/eventstore"
 	"vega/projections"
 	"vega/projections/postgres"
 	"vega/services/api"
 	"vega/services/auth"
 	"vega/services/dispatch"
+	"vega/services/engine"
 	"vega/services/files"
 	"vega/services/llmproxy"
 	"vega/services/llmproxy/price"
+	"vega/services/worker"
 )
 
 func newDoctorCommand() *cobra.Command {
@@ -69,10 +72,10 @@ const checkTime = 20 * time.Second
 
 // examine tries one part after the other: those that the role's process uses.
 func examine(ctx context.Context, cfg config.Config) []files.Finding {
-	parts := []func(context.Context, config.Config) []files.Finding{examineFolder, examineLog, examineModel, examineReplica, examineFiles, examineQueue, examineSignIn, examineProvider}
+	parts := []func(context.Context, config.Config) []files.Finding{examineFolder, examineLog, examineModel, examineReplica, examineFiles, examineQueue, examineSignIn, examineCodex, examineProvider}
 	switch cfg.ServiceRole {
 	case config.RoleWorker:
-		parts = []func(context.Context, config.Config) []files.Finding{examineFolder, examineLog, examineFiles, examineQueue}
+		parts = []func(context.Context, config.Config) []files.Finding{examineFolder, examineLog, examineFiles, examineQueue, examineCodex}
 	case config.RoleMaintenance:
 		parts = []func(context.Context, config.Config) []files.Finding{examineLog, examineFiles, examineQueue}
 	case config.RoleLLMProxy:
@@ -230,6 +233,21 @@ func examineSignIn(ctx context.Context, cfg config.Config) []files.Finding {
 		err = c.Check(ctx)
 	}
 	return []files.Finding{finding("Cognito", "publishes its keys", "VEGA_COGNITO_JWKS_URL", err)}
+}
+
+// examineCodex asks for the engine's parts, where this role's process runs scans and a model is within reach.
+func examineCodex(ctx context.Context, cfg config.Config) []files.Finding {
+	if cfg.Worker.RunMode == worker.RunECS || cfg.ServiceRole == config.RoleAPI && cfg.Dispatch.Mode != dispatch.ModeThread {
+		return nil
+	}
+	const part = "engine v16"
+	cfg.Engine.MaskSecret = secret.New("not used for anything here")
+	eng, err := engine.New(cfg.Engine, engineOptions(slog.New(slog.DiscardHandler)))
+	found := []files.Finding{finding(part, "pack is valid", "VEGA_V16_ROOT", err)}
+	if err != nil || len(cfg.Engine.ModelAccess.Missing) > 0 {
+		return found
+	}
+	return append(found, finding("Codex", "runs", "VEGA_V16_CODEX_BIN", eng.CheckCodex(ctx)))
 }
 
 // examineProvider asks the provider of models, where this role's process would.

@@ -183,6 +183,9 @@ func TestTheImageIsBuiltOfWhatTheBinaryNeeds(t *testing.T) {
 	if from == nil || want == nil || string(from[1]) != string(want[1]) {
 		t.Errorf("the Dockerfile builds with %q, go.mod wants %q", from, want)
 	}
+	if from != nil && bytes.Count(b, []byte("\nFROM golang:")) != bytes.Count(b, fmt.Appendf(nil, "\nFROM golang:%s.%s-", from[1], from[2])) {
+		t.Error("the Dockerfile builds with more than one release of Go")
+	}
 	// What .dockerignore lets through is what the binary is made of.
 	ignore, err := os.ReadFile(filepath.Join("..", "..", ".dockerignore"))
 	if err != nil {

@@ -45,7 +45,7 @@ func TestTheProductionExampleDoesTheWholeJob(t *testing.T) {
 	}
 
 	first, second := d.api(), d.api()
-	workerEnv := []string{"VEGA_LLM_PROXY_BASE_URL=http://127.0.0.1:1", "VEGA_LLM_PROXY_AUTH_SECRET=a secret for tokens of the proxy", "VEGA_HEALTH_LISTEN_ADDR=127.0.0.1:0"}
+	workerEnv := []string{"VEGA_V16_CODEX_BIN=" + newestCodex(t), "VEGA_LLM_PROXY_BASE_URL=http://127.0.0.1:1", "VEGA_LLM_PROXY_AUTH_SECRET=a secret for tokens of the proxy", "VEGA_HEALTH_LISTEN_ADDR=127.0.0.1:0"}
 	roles := []*process{d.role("worker", workerEnv...), d.role("worker", workerEnv...), d.role("maintenance"),
 		d.role("llm-proxy", "VEGA_LLM_PROXY_LISTEN_ADDR=127.0.0.1:0", "VEGA_LLM_PROXY_AUTH_SECRET=a secret for tokens of the proxy", "VEGA_LLM_PROVIDER_BASE_URL=http://127.0.0.1:1/v1", "VEGA_LLM_PROVIDER_API_KEY=a-provider-key")}
 	for _, p := range append(roles, first.process, second.process) {

@@ -112,7 +112,7 @@ func runOne(ctx context.Context, cfg config.Config, made assembly, one worker.On
 	if err != nil {
 		return err
 	}
-	parts, err := n.workerParts(member)
+	parts, err := n.workerParts(ctx, member)
 	if err != nil {
 		return err
 	}

@@ -23,6 +23,7 @@ import (
 	"vega/config"
 	"vega/events"
 	"vega/services/intake"
+	"vega/services/llmproxy/price"
 )
 
 type scanFlags struct {
@@ -34,7 +35,40 @@ type scanFlags struct {
 	name            string
 	priority        string
 	model           string
+	budget          string // US dollars, as it was written
+	maxRequests     int64
+	maxTokens       int64
 	quiet           bool
+	verbose         bool
+}
+
+// spending is the budget as the API takes it; nil when there is none. Its error names the flag.
+func (f scanFlags) spending() (map[string]any, error) {
+	out := map[string]any{}
+	if f.budget != "" {
+		var cost price.NanoUSD
+		if err := cost.UnmarshalText([]byte(f.budget)); err != nil {
+			return nil, fmt.Errorf("--budget is %q, want US dollars with at most nine decimals, such as 2.50", f.budget)
+		}
+		if cost > 0 {
+			out["cost_usd"] = json.Number(cost.String())
+		}
+	}
+	for _, n := range []struct {
+		flag, field string
+		value       int64
+	}{{"max-requests", "requests", f.maxRequests}, {"max-tokens", "tokens", f.maxTokens}} {
+		if n.value < 0 {
+			return nil, fmt.Errorf("--%s is %d, want 0 (no limit) or more", n.flag, n.value)
+		}
+		if n.value > 0 {
+			out[n.field] = n.value
+		}
+	}
+	if len(out) == 0 {
+		return nil, nil
+	}
+	return out, nil
 }
 
 func newScanCommand(made assembly) *cobra.Command {
@@ -58,6 +92,7 @@ Exit codes:
 		Example: `  vega scan .
   vega scan ~/src/shop --sarif shop.sarif --fail-on critical
   vega scan . --json > result.json
+  vega scan . --budget 2.50 --max-requests 200
   VEGA_TOKEN=... vega scan . --server https://vega.example.com/v1`,
 		Args: cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -77,7 +112,11 @@ Exit codes:
 	fl.StringVar(&f.name, "name", "", "name of the repository (default: the folder's name)")
 	fl.StringVar(&f.priority, "priority", "normal", "high, normal or low")
 	fl.StringVar(&f.model, "model", "", "model to use instead of VEGA_V16_MODEL")
+	fl.StringVar(&f.budget, "budget", "", "most that the model may cost in this scan, in `USD`, beside the configured limit (default: no limit of its own)")
+	fl.Int64Var(&f.maxRequests, "max-requests", 0, "most calls to the model; 0: no limit of its own")
+	fl.Int64Var(&f.maxTokens, "max-tokens", 0, "most tokens, input and output; 0: no limit of its own")
 	fl.BoolVarP(&f.quiet, "quiet", "q", false, "no progress")
+	fl.BoolVarP(&f.verbose, "verbose", "v", false, "show the log lines of the stages, too")
 	for flag, values := range map[string][]string{"fail-on": append(severityNames(), "none"), "priority": {"high", "normal", "low"}} {
 		// It fails only for a flag that does not exist.
 		_ = cmd.RegisterFlagCompletionFunc(flag, cobra.FixedCompletions(values, cobra.ShellCompDirectiveNoFileComp))
@@ -100,10 +139,40 @@ type scanView struct {
 	SnapshotID   string          `json:"snapshot_id"`
 	Status       string          `json:"status"`
 	Coverage     events.Coverage `json:"coverage"`
+	Usage        usageView       `json:"usage"`
+	Caps         capsView        `json:"caps"`
+	Comparison   *comparison     `json:"comparison"`
 	Error        *struct {
 		Code    string `json:"code"`
 		Message string `json:"message"`
 	} `json:"error"`
+}
+
+// usageView is what a scan spent, as the API says it.
+type usageView struct {
+	Requests          int64   `json:"requests"`
+	InputTokens       int64   `json:"input_tokens"`
+	CachedInputTokens int64   `json:"cached_input_tokens"`
+	OutputTokens      int64   `json:"output_tokens"`
+	ReasoningTokens   int64   `json:"reasoning_tokens"`
+	CostUSD           float64 `json:"cost_usd"`
+}
+
+// capsView is what a scan may spend; 0 is no limit.
+type capsView struct {
+	Requests int64   `json:"requests"`
+	Tokens   int64   `json:"tokens"`
+	CostUSD  float64 `json:"cost_usd"`
+}
+
+// comparison is how a scan stands to the one before.
+type comparison struct {
+	Base       *string `json:"base_scan_id"`
+	New        int     `json:"new"`
+	Persisting int     `json:"persisting"`
+	Reopened   int     `json:"reopened"`
+	Resolved   int     `json:"resolved"`
+	Unknown    int     `json:"unknown"`
 }
 
 func runScan(ctx context.Context, made assembly, f scanFlags, path string, stdout, stderr io.Writer) error {
@@ -112,6 +181,9 @@ func runScan(ctx context.Context, made assembly, f scanFlags, path string, stdou
 	}
 	if !slices.Contains([]string{"high", "normal", "low"}, f.priority) {
 		return fmt.Errorf("--priority is %q, want high, normal or low", f.priority)
+	}
+	if _, err := f.spending(); err != nil {
+		return err
 	}
 	if f.sarif == "-" {
 		return errors.New("--sarif wants a file, standard output is for the findings")
@@ -129,6 +201,7 @@ func runScan(ctx context.Context, made assembly, f scanFlags, path string, stdou
 		return fmt.Errorf("%s is not a folder", path)
 	}
 	p := newProgress(stderr, f.quiet)
+	p.verbose = f.verbose
 	defer p.done()
 	j := &job{dir: dir, flags: f}
 	for {
@@ -330,18 +403,27 @@ func (j *job) run(ctx context.Context, s *server, p *progress, stdout io.Writer)
 		if j.flags.model != "" {
 			req["model"] = j.flags.model
 		}
-		err := whileBusy(ctx, p, "repository_not_ready", func() error {
+		budget, err := j.flags.spending()
+		if err != nil {
+			return 0, err
+		}
+		if budget != nil {
+			req["budget"] = budget
+		}
+		err = whileBusy(ctx, p, "repository_not_ready", func() error {
 			return s.call(ctx, http.MethodPost, "/repositories/"+j.repo+"/scans", "", req, &v)
 		})
 		if err != nil {
 			return 0, fmt.Errorf("start the scan: %w", err)
 		}
 		j.scan = v.ID
+		p.limit(v.Caps)
 		p.say("scan %s", j.scan)
 	}
 	watch, unwatch := context.WithCancel(ctx)
 	var waiting sync.WaitGroup
 	waiting.Go(func() { tellWaiting(watch, s, j.scan, p) })
+	waiting.Go(func() { p.tick(watch) })
 	seq, err := s.follow(ctx, j.scan, p.event)
 	unwatch()
 	waiting.Wait()
@@ -374,7 +456,20 @@ func (j *job) run(ctx context.Context, s *server, p *progress, stdout io.Writer)
 	if err := show(stdout, j.flags, v, findings); err != nil {
 		return 0, err
 	}
+	p.spent(v.Usage)
+	if slices.ContainsFunc(v.Coverage.Reasons, func(r events.CoverageReason) bool { return r.Code == "not_configured" }) {
+		for _, line := range turnOn {
+			p.say("%s", line)
+		}
+	}
 	return verdict(j.flags, v.Coverage, findings), nil
+}
+
+// turnOn says what a scan needs whose stages that use a model were left out.
+var turnOn = [3]string{
+	"The stages that use a model did not run. They need its provider: VEGA_LLM_PROVIDER_BASE_URL (such as https://api.openai.com/v1) and VEGA_LLM_PROVIDER_API_KEY.",
+	"They also need the Codex CLI: `make codex-image` builds its Docker image; VEGA_V16_CODEX_BIN=codex runs the one that is installed, without a container.",
+	"--budget USD, --max-requests N and --max-tokens N bound what a scan may spend; without them only the configured limits hold.",
 }
 
 // tellWaiting says why a scan does not begin, until it does or ctx ends.

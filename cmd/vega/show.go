@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"strings"
 
 	"golang.org/x/term"
 
@@ -29,7 +30,11 @@ func show(w io.Writer, f scanFlags, v scanView, findings []findingView) error {
 	if f.json {
 		enc := json.NewEncoder(w)
 		enc.SetIndent("", "  ")
-		return enc.Encode(d)
+		return enc.Encode(struct {
+			report.Document
+			Usage      usageView   `json:"usage"`
+			Comparison *comparison `json:"comparison"`
+		}{d, v.Usage, v.Comparison})
 	}
 	opt := report.TableOptions{Width: -1, Color: isTerminal(w) && os.Getenv("NO_COLOR") == ""}
 	if isTerminal(w) {
@@ -40,5 +45,30 @@ func show(w io.Writer, f scanFlags, v scanView, findings []findingView) error {
 	if err := report.Table(w, d, opt); err != nil {
 		return fmt.Errorf("print the findings: %w", err)
 	}
+	if line := v.Comparison.line(); line != "" {
+		if _, err := fmt.Fprintf(w, "\n%s\n", line); err != nil {
+			return fmt.Errorf("print the comparison: %w", err)
+		}
+	}
 	return nil
+}
+
+// line is the comparison in a sentence, without what is 0; empty when there is nothing to compare with.
+func (c *comparison) line() string {
+	if c == nil || c.Base == nil {
+		return ""
+	}
+	var parts []string
+	for _, p := range []struct {
+		n    int
+		what string
+	}{{c.New, "new"}, {c.Reopened, "reopened"}, {c.Persisting, "persisting"}, {c.Resolved, "resolved"}, {c.Unknown, "unknown"}} {
+		if p.n > 0 {
+			parts = append(parts, fmt.Sprintf("%d %s", p.n, p.what))
+		}
+	}
+	if len(parts) == 0 {
+		parts = []string{"nothing found, then and now"}
+	}
+	return "since the last scan: " + strings.Join(parts, ", ")
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"sync"
 	"time"
 
 	awsconfig "github.com/aws/aws-sdk-go-v2/config"
@@ -69,7 +70,7 @@ func (n *node) startCrew(life *lifecycle, q worker.Queue) (log *slog.Logger, lea
 	}
 	log = n.log.With("worker_id", member.ID())
 	life.part("heartbeat", member.Run)
-	parts, err := n.workerParts(member)
+	parts, err := n.workerParts(life.front, member)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -116,7 +117,7 @@ func (n *node) joinFleet(ctx context.Context, slots int) (*fleet.Member, error) 
 }
 
 // workerParts are what runs scans in this process, without a queue.
-func (n *node) workerParts(member *fleet.Member) (worker.Parts, error) {
+func (n *node) workerParts(ctx context.Context, member *fleet.Member) (worker.Parts, error) {
 	eng, err := n.made.engine(n.cfg.Engine, engineOptions(n.log))
 	if err != nil {
 		return worker.Parts{}, err
@@ -125,7 +126,49 @@ func (n *node) workerParts(member *fleet.Member) (worker.Parts, error) {
 	if err != nil {
 		return worker.Parts{}, err
 	}
+	if err := n.checkCodex(ctx, eng, model); err != nil {
+		return worker.Parts{}, err
+	}
 	return worker.Parts{Store: n.store, Member: member, Source: snapshotSource{n.files}, Objects: objects{n.files}, Engine: eng, Model: model, Log: n.log}, nil
+}
+
+// checkCodex asks once whether Codex can be run here, where a model is within reach. In production a process that could not do its whole work does not start; elsewhere each scan says
+// what is missing, and this process does, once.
+func (n *node) checkCodex(ctx context.Context, eng worker.Engine, model *modelAccess) error {
+	codex, ok := eng.(interface{ CheckCodex(context.Context) error })
+	_, missing := model.proxy()
+	if !ok || len(missing) > 0 || n.cfg.Worker.RunMode == worker.RunECS {
+		return nil
+	}
+	// What a model may run here is the user's own: this process's environment is not to be read by it.
+	if err := hideMemory(); err != nil {
+		n.log.Warn("the memory of this process is not hidden from other processes of this user", "err", err)
+	}
+	strict := n.cfg.Prod() && !n.cfg.AllowInsecureProd
+	if !strict {
+		n.undo(inBackground(ctx, func(ctx context.Context) {
+			if err := codex.CheckCodex(ctx); err != nil && ctx.Err() == nil {
+				n.log.Warn("the stages that need a model will not run", "err", err)
+			}
+		}))
+		return nil
+	}
+	if err := codex.CheckCodex(ctx); err != nil {
+		return fmt.Errorf("VEGA_ENVIRONMENT=%s needs Codex for the stages that use a model: %w (or set VEGA_ALLOW_INSECURE_PROD=true)", n.cfg.Environment, err)
+	}
+	return nil
+}
+
+// inBackground runs f until it is over or the returned function is called, which waits for it.
+func inBackground(ctx context.Context, f func(context.Context)) func() error {
+	ctx, cancel := context.WithCancel(ctx)
+	var running sync.WaitGroup
+	running.Go(func() { f(ctx) })
+	return func() error {
+		cancel()
+		running.Wait()
+		return nil
+	}
 }
 
 // engineOptions are what this build and this machine give to an engine.

@@ -83,20 +83,38 @@ func (s *Store) FollowFeed(ctx context.Context, id events.ScanID, after events.S
 
 // FeedLast is the sequence of the last line of a scan, 0 when none is kept.
 func (s *Store) FeedLast(ctx context.Context, id events.ScanID) (events.Seq, error) {
+	m, err := s.feedLast(ctx, id)
+	if m == nil {
+		return 0, err
+	}
+	return events.Seq(m.Sequence), nil
+}
+
+// FeedLastAt is when the last line of a scan was stored, the zero time when none is kept.
+func (s *Store) FeedLastAt(ctx context.Context, id events.ScanID) (time.Time, error) {
+	m, err := s.feedLast(ctx, id)
+	if m == nil {
+		return time.Time{}, err
+	}
+	return m.Time, nil
+}
+
+// feedLast is the last line of a scan as it is stored; nil when none is kept or with an error.
+func (s *Store) feedLast(ctx context.Context, id events.ScanID) (*jetstream.RawStreamMsg, error) {
 	ctx, cancel := context.WithTimeout(ctx, requestTime)
 	defer cancel()
 	st, err := s.js.Stream(ctx, FeedName(s.region))
 	if err != nil {
-		return 0, fmt.Errorf("%w: %w", ErrUnavailable, err)
+		return nil, fmt.Errorf("%w: %w", ErrUnavailable, err)
 	}
 	m, err := st.GetLastMsgForSubject(ctx, events.FeedSubject(s.region, id))
 	if err != nil {
 		if isNotFound(err) {
-			return 0, nil
+			return nil, nil
 		}
-		return 0, fmt.Errorf("%w: %w", ErrUnavailable, err)
+		return nil, fmt.Errorf("%w: %w", ErrUnavailable, err)
 	}
-	return events.Seq(m.Sequence), nil
+	return m, nil
 }
 
 // FlushFeed waits until the server has every line that was published, for a scan that is about to end.

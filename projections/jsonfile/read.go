@@ -185,6 +185,19 @@ func (m *Model) Finding(_ context.Context, id events.FindingID) (projections.Fin
 	return projections.FindingView{}, projections.ErrNotFound
 }
 
+// Triages are the current decisions about findings, where there are any.
+func (m *Model) Triages(_ context.Context, ids ...events.FindingID) (map[events.FindingID]projections.Triage, error) {
+	m.mu.RLock()
+	defer m.mu.RUnlock()
+	out := make(map[events.FindingID]projections.Triage, len(ids))
+	for _, id := range ids {
+		if t, ok := m.live.rows.triages.get(string(id)); ok {
+			out[id] = t
+		}
+	}
+	return out, nil
+}
+
 // Rollup sums a project up.
 func (m *Model) Rollup(_ context.Context, id events.ProjectID) (projections.Rollup, error) {
 	m.mu.RLock()

@@ -235,6 +235,10 @@ func Answers(t *testing.T, m projections.Reader) []byte {
 			add(fmt.Sprintf("finding %d of repository %d", n, repo), v, err)
 		}
 	}
+	triaged, err := m.Triages(ctx, finding(1, 1, "").ID, finding(1, 2, "").ID, finding(1, 5, "").ID, "find_test_nothing", finding(1, 1, "").ID)
+	add("triages of findings 1, 2, 5, none and 1 of repository 1", triaged, err)
+	triaged, err = m.Triages(ctx)
+	add("triages of none", triaged, err)
 	for n := range 5 {
 		k, err := m.APIKey(ctx, keyID(n))
 		add(fmt.Sprintf("API key %d", n), k, err)

@@ -111,10 +111,11 @@ func Story(tb testing.TB) *History {
 	h.queue(13, 3, 1, user(1), events.Normal) // of the deleted repository
 	h.queue(14, 5, 5, user(1), events.High)   // of the deleted project
 	h.Add(ofScan(15), u1, events.ScanAbandoned{User: user(1)})
-	h.Add(ofScan(16), u1, events.ScanQueued{Project: project(1), Repository: repository(1), Snapshot: snapshot(1), User: user(1), Paths: []string{"src", "lib/a b"}, Model: "gpt", Priority: events.Low, MaxAttempts: 2, Rerun: scanID(1), Profile: 2})
-	h.Add(ofScan(16), events.BySystem("maintenance"), events.ScanQueued{Project: project(1), Repository: repository(1), Snapshot: snapshot(1), User: user(1), Paths: []string{"src", "lib/a b"}, Model: "gpt", Priority: events.Low, MaxAttempts: 2, Rerun: scanID(1), Profile: 2}) // the hint again
+	h.Add(ofScan(16), u1, events.ScanQueued{Project: project(1), Repository: repository(1), Snapshot: snapshot(1), User: user(1), Paths: []string{"src", "lib/a b"}, Model: "gpt", Priority: events.Low, MaxAttempts: 2, Rerun: scanID(1), Profile: 2, Base: scanID(4), Budget: &events.Budget{Requests: 7, CostNanoUSD: 9_007_199_254_740_993}})
+	h.Add(ofScan(16), events.BySystem("maintenance"), events.ScanQueued{Project: project(1), Repository: repository(1), Snapshot: snapshot(1), User: user(1), Paths: []string{"src", "lib/a b"}, Model: "gpt", Priority: events.Low, MaxAttempts: 2, Rerun: scanID(1), Profile: 2, Base: scanID(4), Budget: &events.Budget{Requests: 7, CostNanoUSD: 9_007_199_254_740_993}}) // the hint again
 	h.queue(17, 4, 1, user(2), events.Normal)
 	h.run(17)
+	h.Add(ofScan(17), worker(1), unit("audit", "a"), unit("audit", "b"), unit("verify", "a"))
 	h.Add(ofScan(17), worker(1), events.FindingsRecorded{Attempt: 1, Stage: "secrets", Findings: []events.Finding{finding(4, 2, events.SeverityLow)}})
 	h.Add(events.SlotsOf(natstest.Region, user(1)), u1, events.Slots{User: user(1), Active: []events.Slot{{Scan: scanID(16), At: time.Unix(1e9, 0).UTC()}}})
 
@@ -182,6 +183,11 @@ func stage(attempt int, name string, rejected int) events.StageCompleted {
 	result := object(name+".json", attempt)
 	return events.StageCompleted{Attempt: attempt, Stage: name, Status: events.StageDone, StartedAt: time.Unix(1e9, 42).UTC(), Result: &result, Rejected: rejected,
 		Artifacts: []events.Object{object("v16-report.json", attempt)}, Reasons: []events.CoverageReason{{Stage: name, Code: "limit_reached", Message: "5,000 findings"}}}
+}
+
+// unit is a piece of a stage.
+func unit(stage, name string) events.UnitCompleted {
+	return events.UnitCompleted{Attempt: 1, Stage: stage, Unit: name, Status: events.StageDone, StartedAt: time.Unix(1e9, 42).UTC()}
 }
 
 // statuses are those that a stored scan can have.

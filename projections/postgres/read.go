@@ -307,6 +307,21 @@ func (m *Model) views(ctx context.Context, s *statement) ([]projections.FindingV
 	return out, nil
 }
 
+// Triages are the current decisions about findings, where there are any.
+func (m *Model) Triages(ctx context.Context, ids ...events.FindingID) (map[events.FindingID]projections.Triage, error) {
+	out := make(map[events.FindingID]projections.Triage, len(ids))
+	if len(ids) == 0 {
+		return out, nil
+	}
+	var s statement
+	s.add("SELECT "+triages.selected("t")+" FROM triages t WHERE t.finding_id = ANY(%s::text[])", escaped(ids))
+	decided, err := rows(ctx, m, triages, &s)
+	for _, t := range decided {
+		out[t.Finding] = t
+	}
+	return out, err
+}
+
 // Rollup sums a project up.
 func (m *Model) Rollup(ctx context.Context, id events.ProjectID) (projections.Rollup, error) {
 	var out projections.Rollup

@@ -150,9 +150,9 @@ func noEngine() string {
 // Host is what DOCKER_HOST must be for a client to reach the engine.
 func (e *Engine) Host() string { return "unix://" + filepath.Join(e.dir, "docker.sock") }
 
-// Env is the environment for a client of the engine, which has nothing of the developer's own configuration.
+// Env is the environment for a client of the engine: Debian's, and with nothing of the developer's own configuration.
 func (e *Engine) Env() []string {
-	return []string{"PATH=" + os.Getenv("PATH"), "DOCKER_HOST=" + e.Host(), "DOCKER_CONFIG=" + filepath.Join(e.dir, "config"), "DOCKER_BUILDKIT=0", "HOME=" + e.dir}
+	return []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "DOCKER_HOST=" + e.Host(), "DOCKER_CONFIG=" + filepath.Join(e.dir, "config"), "DOCKER_BUILDKIT=0", "HOME=" + e.dir}
 }
 
 // Command is a docker command that has not been started.

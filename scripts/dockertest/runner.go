@@ -55,9 +55,9 @@ func (e *Engine) RunnerImage(t testing.TB, name string) string {
 		t.Fatalf("%s: %v\n%s", build, err, b)
 	}
 	must(copyTools(filepath.Join(dir, "tools"), filepath.Join(filepath.Dir(filepath.Dir(codex)), "codex-path", "rg")))
-	must(os.WriteFile(filepath.Join(dir, "Dockerfile"), []byte("FROM scratch AS codex\nCOPY codex /out/codex\n"+
-		"FROM scratch AS codex-entry\nCOPY vega-codex /out/vega-codex\n"+
-		"FROM scratch AS codex-tools\nCOPY tools /\n"+stage), 0o600))
+	// What it takes from other stages lies beside it.
+	stage = regexp.MustCompile(`COPY --from=\S+ /out/(\S+)`).ReplaceAllString(stage, "COPY $1")
+	must(os.WriteFile(filepath.Join(dir, "Dockerfile"), []byte("FROM scratch AS codex-tools\nCOPY tools /\n"+stage), 0o600))
 	e.Must("build", "--target", "codex-runner", "--tag", name, dir)
 	return name
 }
@@ -74,6 +74,11 @@ func copyTools(dir, rg string) error {
 	}
 	if err := os.WriteFile(filepath.Join(dir, "etc", "passwd"), []byte("root:x:0:0:root:/root:/bin/bash\nnobody:x:65534:65534:nobody:/nonexistent:/usr/sbin/nologin\n"), 0o644); err != nil {
 		return err
+	}
+	if locale := "/usr/lib/locale/C.utf8"; os.MkdirAll(filepath.Join(dir, locale), 0o755) == nil { // without it every shell would complain
+		if err := os.CopyFS(filepath.Join(dir, locale), os.DirFS(locale)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
 	}
 	if err := copyFile(rg, filepath.Join(dir, "usr", "bin", "rg")); err != nil {
 		return err

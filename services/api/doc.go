@@ -26,6 +26,11 @@
 // newest of them up to the same sequence. In the events of a scan they are scan_usage, in the order of the log: of those that are there the newest, then each as it is stored, or the last of several
 // that arrive together. After scan_completed a live stream waits for none. All of them are in GET scans/{id}/usage, and summed up by the day on which calls ended in GET billing/usage.
 //
+// # What has changed since
+//
+// A scan remembers the repository's last completed scan when it was asked for (its base). The engine compares them and records counts and a ledger of every weakness; compare.go shows
+// that, and compares by findings where there is none or another base is asked for.
+//
 // # Sources and downloads
 //
 // A source comes as a body (upload.go), or in parts straight to the file storage (direct.go), whose upload's id says everything, so any process goes on with

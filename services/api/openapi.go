@@ -54,7 +54,7 @@ func (s *Server) finishOpenAPI() {
 			}
 		}
 	}
-	for name, fields := range map[string][]string{"Scan": {"error"}, "Repository": {"ingest_error", "latest_snapshot"}} {
+	for name, fields := range map[string][]string{"Scan": {"error", "comparison"}, "Both": {"base"}, "Repository": {"ingest_error", "latest_snapshot"}} {
 		for _, f := range fields {
 			schemas[name].Properties[f] = &huma.Schema{OneOf: []*huma.Schema{schemas[name].Properties[f], {Type: "null"}}}
 		}

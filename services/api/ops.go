@@ -135,12 +135,16 @@ func (s *Server) replayDeadLetter(ctx context.Context, in *deadLetterIn) (*one[s
 	} else if repo.Deleted {
 		return nil, errNotFound
 	}
+	base, err := s.baseFor(ctx, dead.Repository)
+	if err != nil {
+		return nil, err
+	}
 	id := s.replayOf(dead.ID)
 	meta := callOf(ctx).meta(s.Now())
 	meta.Command = events.CommandIDFor("replay", string(dead.ID))
 	meta.Cause = "replay of dead letter " + string(dead.ID)
 	_, made, err := s.Admission.Create(ctx, meta, id, events.ScanQueued{Project: dead.Project, Repository: dead.Repository, Snapshot: dead.Snapshot, User: dead.User, Paths: dead.Paths,
-		Model: dead.Model, Priority: dead.Priority, MaxAttempts: s.MaxAttempts, Rerun: dead.ID, Profile: dead.Profile})
+		Model: dead.Model, Priority: dead.Priority, MaxAttempts: s.MaxAttempts, Rerun: dead.ID, Profile: dead.Profile, Base: base, Budget: dead.Budget})
 	if err != nil {
 		return nil, err
 	}

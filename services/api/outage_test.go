@@ -55,6 +55,9 @@ func (o *outage) Scan(ctx context.Context, id events.ScanID) (projections.Scan, 
 func (o *outage) Scans(ctx context.Context, f projections.ScanFilter, p projections.Page) ([]projections.Scan, projections.Cursor, error) {
 	return unlessList(o, func() ([]projections.Scan, projections.Cursor, error) { return o.Reader.Scans(ctx, f, p) })
 }
+func (o *outage) Triages(ctx context.Context, ids ...events.FindingID) (map[events.FindingID]projections.Triage, error) {
+	return unless(o, func() (map[events.FindingID]projections.Triage, error) { return o.Reader.Triages(ctx, ids...) })
+}
 func (o *outage) Unfinished(ctx context.Context) ([]projections.Scan, error) {
 	return unless(o, func() ([]projections.Scan, error) { return o.Reader.Unfinished(ctx) })
 }

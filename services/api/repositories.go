@@ -2,7 +2,10 @@ package api
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
+	"fmt"
+	"net/http"
 
 	"vega/events"
 	"vega/events/eventstore"
@@ -204,9 +207,57 @@ type profileIn struct {
 }
 
 func (s *Server) putThreatProfile(ctx context.Context, in *profileIn) (*one[profileBody], error) {
-	made, err := s.changeRepository(ctx, func(r catalog.Repository) ([]events.Event, error) {
-		return r.SetProfile(events.ThreatProfile(in.Body))
-	})
+	return s.setProfile(ctx, events.ThreatProfile(in.Body))
+}
+
+// threatStage is the engine's stage whose result is a threat profile.
+const threatStage = "threat_model"
+
+// maxDraft bounds what is read of a drafted profile, in bytes; a larger one would not be taken.
+const maxDraft = 8 << 20
+
+// generateThreatProfile takes over what the engine has drafted: of the newest completed scan that drafted anything.
+func (s *Server) generateThreatProfile(ctx context.Context, _ *nothing) (*one[profileBody], error) {
+	filter := projections.ScanFilter{Repository: callOf(ctx).repository.ID, Statuses: []scan.Status{scan.Completed}}
+	for page := (projections.Page{Limit: 100}); ; {
+		rows, next, err := s.Model.Scans(ctx, filter, page)
+		if err != nil {
+			return nil, err
+		}
+		for _, r := range rows {
+			for _, st := range r.Stages {
+				if st.Stage == threatStage && st.Status == events.StageDone && st.Result != nil && st.Result.Bytes <= maxDraft {
+					return s.takeDraft(ctx, r.ID, *st.Result)
+				}
+			}
+		}
+		if next == "" {
+			return nil, fail(http.StatusConflict, "no_draft", "no completed scan of this repository has drafted a threat profile; a scan with a model and without a profile does")
+		}
+		page.After = next
+	}
+}
+
+func (s *Server) takeDraft(ctx context.Context, id events.ScanID, o events.Object) (*one[profileBody], error) {
+	b, err := s.readObject(ctx, o)
+	if err != nil {
+		return nil, fmt.Errorf("draft of a threat profile: %w", err)
+	}
+	var draft events.ThreatProfile
+	if err := json.Unmarshal(b, &draft); err != nil {
+		return nil, fmt.Errorf("draft of a threat profile of %s: %w", id, err)
+	}
+	out, err := s.setProfile(ctx, draft)
+	if e, ok := errors.AsType[*catalog.InvalidError](err); ok { // nothing that the client sent
+		return nil, &failure{status: http.StatusConflict, code: "draft_not_usable", message: "what scan " + string(id) + " has drafted is no threat profile: " + e.Field + " is not " + e.Want,
+			details: map[string]any{"scan_id": id}, cause: err}
+	}
+	return out, err
+}
+
+// setProfile records a new version of the threat profile and answers with it.
+func (s *Server) setProfile(ctx context.Context, t events.ThreatProfile) (*one[profileBody], error) {
+	made, err := s.changeRepository(ctx, func(r catalog.Repository) ([]events.Event, error) { return r.SetProfile(t) })
 	if err != nil {
 		return nil, err
 	}

@@ -42,6 +42,7 @@ func (s *Server) register() {
 	on(s, viewer, "GET /repositories/{repository_id}/snapshots", 200, s.listSnapshots, "A repository's snapshots, newest first")
 	on(s, viewer, "GET /repositories/{repository_id}/threat-profile", 200, s.getThreatProfile, "The threat profile")
 	on(s, editor, "PUT /repositories/{repository_id}/threat-profile", 200, s.putThreatProfile, "Write a new version of the threat profile", conditional)
+	on(s, editor, "POST /repositories/{repository_id}/threat-profile/generate", 200, s.generateThreatProfile, "Make what the newest completed scan has drafted the next version of the threat profile", keyed, conditional)
 	on(s, editor, "POST /repositories/{repository_id}/scans", 202, s.createScan, "Start a scan", keyed)
 	on(s, viewer, "GET /repositories/{repository_id}/scans", 200, s.listRepositoryScans, "A repository's scans, newest first")
 	on(s, viewer, "GET /repositories/{repository_id}/findings", 200, s.listRepositoryFindings, "The findings of a repository's last completed scan, worst first")
@@ -55,6 +56,8 @@ func (s *Server) register() {
 	on(s, viewer, "GET /scans/{scan_id}/history", 200, s.getScanHistory, "Every event of a scan, oldest first")
 	on(s, viewer, "GET /scans/{scan_id}/usage", 200, s.getScanUsage, "Every event of a scan's calls to the provider, oldest first")
 	on(s, viewer, "GET /scans/{scan_id}/findings", 200, s.listScanFindings, "A scan's findings, worst first")
+	on(s, viewer, "GET /scans/{scan_id}/compare", 200, s.compareScan, "What is new since an earlier scan, what is still there, and what is gone",
+		described("By class (new, reopened, persisting, unknown, resolved), worst first. What an earlier scan had found already resolved is not listed again."))
 	on(s, viewer, "GET /scans/{scan_id}/artifacts", 200, s.listArtifacts, "What a scan left for people")
 	raw(s, viewer, "GET /scans/{scan_id}/artifacts/{path}", s.getArtifact, "Download an artifact", artifactFile)
 	on(s, viewer, "POST /scans/{scan_id}/downloads", 201, s.createDownload, "Make a link to an artifact or an export that works without a token for a while")

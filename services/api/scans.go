@@ -9,6 +9,7 @@ import (
 	"path"
 	"slices"
 	"strings"
+	"time"
 	"unicode"
 	"unicode/utf8"
 
@@ -25,6 +26,7 @@ type scanRequest struct {
 	Paths    []string          `json:"paths,omitempty" maxItems:"1000" doc:"Files and folders to audit, relative, slash-separated; everything when absent"`
 	Model    string            `json:"model,omitempty" maxLength:"100" doc:"The model to use; the configured one when absent"`
 	Priority events.Priority   `json:"priority,omitempty" enum:"high,normal,low" doc:"normal when absent"`
+	Budget   *budgetRequest    `json:"budget,omitempty" doc:"What this scan may spend at the provider, beside what every scan may; 0 or absent: no limit of its own"`
 }
 
 type scanIn struct {
@@ -45,8 +47,12 @@ func (s *Server) createScan(ctx context.Context, in *scanIn) (*one[scanBody], er
 	if strings.Trim(ask.Model, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._:/-") != "" {
 		return nil, invalid("model", "want letters, digits and ._:/-")
 	}
+	budget, err := ask.Budget.budget()
+	if err != nil {
+		return nil, err
+	}
 	want := events.ScanQueued{Project: c.project.ID, Repository: c.repository.ID, Snapshot: ask.Snapshot, Paths: paths, Model: ask.Model,
-		Priority: cmp.Or(ask.Priority, events.Normal)}
+		Priority: cmp.Or(ask.Priority, events.Normal), Budget: budget}
 	return s.queueScan(ctx, want)
 }
 
@@ -54,7 +60,7 @@ func (s *Server) createScan(ctx context.Context, in *scanIn) (*one[scanBody], er
 func (s *Server) rerunScan(ctx context.Context, _ *nothing) (*one[scanBody], error) {
 	old := callOf(ctx).scan
 	return s.queueScan(ctx, events.ScanQueued{Project: old.Project, Repository: old.Repository, Snapshot: old.Snapshot, Paths: old.Paths, Model: old.Model,
-		Priority: old.Priority, Rerun: old.ID})
+		Priority: old.Priority, Rerun: old.ID, Budget: old.Budget})
 }
 
 // queueScan completes a request and admits it. A request with a key that was admitted before answers with that scan, as it is by now.
@@ -85,6 +91,10 @@ func (s *Server) queueScan(ctx context.Context, want events.ScanQueued) (*one[sc
 	if c.repository.Profile != nil {
 		want.Profile = c.repository.Profile.Number
 	}
+	var err error
+	if want.Base, err = s.baseFor(ctx, c.repository.ID); err != nil {
+		return nil, err
+	}
 	state, made, err := s.Admission.Create(ctx, c.meta(s.Now()), id, want)
 	if err != nil {
 		return nil, err
@@ -106,7 +116,7 @@ func (s *Server) queueScan(ctx context.Context, want events.ScanQueued) (*one[sc
 // sameRequest says whether a scan is what was asked for: what the request left open may be anything.
 func sameRequest(row projections.Scan, want events.ScanQueued) bool {
 	return row.Repository == want.Repository && (want.Snapshot == "" || row.Snapshot == want.Snapshot) && slices.Equal(row.Paths, want.Paths) &&
-		row.Model == want.Model && row.Priority == want.Priority && row.RerunOf == want.Rerun
+		row.Model == want.Model && row.Priority == want.Priority && row.RerunOf == want.Rerun && sameBudget(row.Budget, want.Budget)
 }
 
 // scanRow is a scan at least as of seq: the read model's row, or the log's.
@@ -213,13 +223,37 @@ type atIn struct {
 func (s *Server) getScan(ctx context.Context, in *atIn) (*one[scanBody], error) {
 	row := callOf(ctx).scan
 	if in.At == 0 {
-		return s.showScan(ctx, row, 0)
+		out, err := s.showScan(ctx, row, 0)
+		if err == nil {
+			s.showLife(ctx, row, &out.Body)
+		}
+		return out, err
 	}
 	f, _, err := s.foldOf(ctx, events.ScanOf(s.region, row.ID), events.Seq(in.At))
 	if err != nil {
 		return nil, err
 	}
 	return &one[scanBody]{ETag: etag(f.scan.Version), Body: s.shapeScan(f.scan, 0)}, nil
+}
+
+// showLife adds when something was last heard of a scan that a worker has. Lines of the feed are no facts: one that cannot be asked for is left out.
+func (s *Server) showLife(ctx context.Context, row projections.Scan, b *scanBody) {
+	if row.Status != scan.Claimed && row.Status != scan.Running && row.Status != scan.Cancelling {
+		return
+	}
+	last := row.EventAt
+	if row.MeteredAt.After(last) {
+		last = row.MeteredAt
+	}
+	ctx, cancel := context.WithTimeout(ctx, feedTime)
+	defer cancel()
+	if line, err := s.Store.FeedLastAt(ctx, row.ID); err == nil && line.After(last) {
+		last = line
+	}
+	b.LastEventAt = when(last)
+	if b.LastEventAt != nil {
+		b.LastEventAge = new(int64(max(s.Now().Sub(last), 0) / time.Second))
+	}
 }
 
 type cancelIn struct {

@@ -196,15 +196,21 @@ type scanBody struct {
 	Unranked      bool                `json:"priority_ignored,omitempty" doc:"True when the way scans reach workers here knows no priorities"`
 	RerunOf       events.ScanID       `json:"rerun_of,omitempty"`
 	Profile       int                 `json:"threat_profile_version,omitempty"`
+	Base          events.ScanID       `json:"base_scan_id,omitempty" doc:"The repository's last completed scan when this one was asked for"`
 	Stage         *string             `json:"stage" doc:"The stage that runs now"`
 	Stages        []stageBody         `json:"stages"`
+	UnitsDone     map[string]int      `json:"units_done,omitempty" doc:"Of stages that are made of pieces, the one that runs included: how many pieces are recorded, by stage"`
+	LastEventAt   *time.Time          `json:"last_event_at,omitempty" doc:"When the newest sign of life came: an event, a line of the live feed, a call to the provider. Only of one scan that a worker has"`
+	LastEventAge  *int64              `json:"last_event_age_seconds,omitempty" doc:"How long ago that was"`
 	Coverage      coverageBody        `json:"coverage"`
 	Findings      events.Counts       `json:"findings"`
 	Rejected      int                 `json:"findings_rejected" doc:"Findings whose file, lines or quote did not exist"`
 	Usage         usageBody           `json:"usage" doc:"What calls that have ended cost; it may still change after the scan's end, and neither version nor sequence with it"`
 	Reserved      *reservedBody       `json:"reserved,omitempty" doc:"What is set aside for calls on their way; absent when there are none"`
-	Caps          *capsBody           `json:"caps,omitempty" doc:"What a scan may spend, as it is configured now; absent when there is no limit"`
+	Budget        *capsBody           `json:"budget,omitempty" doc:"What this scan was given to spend; absent when it has no budget of its own"`
+	Caps          *capsBody           `json:"caps,omitempty" doc:"What the scan may spend: of its budget and of what is configured now the smaller; absent when there is no limit"`
 	Denied        string              `json:"denied,omitempty" enum:"requests,tokens,cost" doc:"The cap that denied the newest call"`
+	Comparison    *comparisonBody     `json:"comparison" doc:"How its findings stand to the scan before; null until they are compared"`
 	QueuePosition *int                `json:"queue_position" doc:"Place among the scans that wait, from 1; null when it does not wait, or the queue has no order (sqs)"`
 	Error         *scanErrorBody      `json:"error"`
 	CreatedAt     time.Time           `json:"created_at"`
@@ -252,7 +258,7 @@ func (s *Server) shapeScan(r projections.Scan, queue int) scanBody {
 	b := scanBody{ID: r.ID, Project: r.Project, Repository: r.Repository, Snapshot: r.Snapshot, User: r.User, Status: r.Status, Attempt: r.Attempt,
 		MaxAttempts: r.MaxAttempt, Paths: texts(r.Paths), Model: r.Model, Priority: r.Priority, RerunOf: r.RerunOf, Profile: r.Profile,
 		Coverage: coverageBody{cmp.Or(r.Coverage.State, events.CoverageUnknown), r.Coverage.Reasons}, Findings: r.Counts, Rejected: r.Rejected,
-		Usage: shapeUsage(r.Usage), Reserved: shapeReserved(r.Reserved), Caps: shapeCaps(s.Caps), Denied: r.Denied, CreatedAt: r.CreatedAt, ClaimedAt: when(r.ClaimedAt), StartedAt: when(r.StartedAt), FinishedAt: when(r.FinishedAt),
+		Usage: shapeUsage(r.Usage), Reserved: shapeReserved(r.Reserved), Budget: shapeBudget(r.Budget), Caps: shapeCaps(s.Caps.Within(r.Budget)), Denied: r.Denied, Base: r.Base, UnitsDone: r.Units, Comparison: shapeComparison(r), CreatedAt: r.CreatedAt, ClaimedAt: when(r.ClaimedAt), StartedAt: when(r.StartedAt), FinishedAt: when(r.FinishedAt),
 		Version: r.Version, Sequence: r.Seq, Stages: make([]stageBody, len(r.Stages))}
 	if r.Worker != "" {
 		b.Worker = new(r.Worker)
@@ -320,6 +326,10 @@ func shapeFinding(v projections.FindingView) findingBody {
 		Severity: v.Severity, Title: v.Title, Description: v.Description, File: v.File, StartLine: v.StartLine, EndLine: v.EndLine, Snippet: v.Snippet,
 		Symbol: v.Symbol, CWE: texts(v.CWE), Confidence: v.Confidence, Validation: v.Validation, Evidence: v.Evidence, Remediation: v.Remediation,
 		Also: texts(v.Also), At: v.At, Version: v.TriageVersion,
-		Triage: triageBody{cmp.Or(v.Triage.State, events.TriageOpen), v.Triage.Reason, v.Triage.Note, v.Triage.Actor, when(v.Triage.At)}}
+		Triage: shapeTriage(v.Triage)}
 	return b
+}
+
+func shapeTriage(t events.Triage) triageBody {
+	return triageBody{cmp.Or(t.State, events.TriageOpen), t.Reason, t.Note, t.Actor, when(t.At)}
 }

@@ -69,6 +69,8 @@ func visible(r events.Recorded) (kind string, payload any, ok bool) {
 		return "scan_started", map[string]any{"attempt": e.Attempt, "worker_id": e.Worker, "engine": e.Engine}, true
 	case events.StageCompleted:
 		return "scan_progress", map[string]any{"attempt": e.Attempt, "component": e.Stage, "status": e.Status, "message": cmp.Or(e.Detail, e.Stage+" "+string(e.Status))}, true
+	case events.UnitCompleted:
+		return "scan_progress", map[string]any{"attempt": e.Attempt, "component": e.Stage, "unit": e.Unit, "status": e.Status, "message": cmp.Or(e.Detail, e.Unit+" "+string(e.Status))}, true
 	case events.FindingsRecorded:
 		rows := make([]map[string]any, len(e.Findings))
 		for i, f := range e.Findings {

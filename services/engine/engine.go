@@ -212,6 +212,9 @@ type Progress struct {
 	Message   string `json:"message"`
 	Component string `json:"component,omitempty"` // the stage
 	Percent   int    `json:"percent"`             // 0 to 100
+	// Done and Total count the pieces of a stage that is made of several; 0 of any other.
+	Done  int `json:"units_done,omitempty"`
+	Total int `json:"units_total,omitempty"`
 }
 
 // Outcome is what a run that went through all stages came to.

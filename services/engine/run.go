@@ -124,7 +124,17 @@ func (r *run) progress(ctx context.Context, message, component string, done, tot
 		weight = 0
 	}
 	r.percent = max(r.percent, min(100, r.passed+int(int64(weight)*done/max(total, 1))))
-	p := Progress{Message: message, Component: component, Percent: r.percent}
+	r.tell(ctx, Progress{Message: message, Component: component, Percent: r.percent})
+}
+
+// pieces tells the watchers how many pieces of the current stage are recorded. The caller holds mu.
+func (r *run) pieces(ctx context.Context, done, total int64) {
+	name := r.current.name
+	r.percent = max(r.percent, min(100, r.passed+int(int64(r.weight(r.current))*done/max(total, 1))))
+	r.tell(ctx, Progress{Message: fmt.Sprintf("%s: %d of %d", name, done, total), Component: name, Percent: r.percent, Done: int(done), Total: int(total)})
+}
+
+func (r *run) tell(ctx context.Context, p Progress) {
 	r.feed.write("scan_progress", p)
 	r.rec.Progress(ctx, p)
 }

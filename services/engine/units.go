@@ -37,7 +37,7 @@ func (r *run) eachPiece(ctx context.Context, a *agent, p *purse, stage string, p
 	p.waiting = len(todo)
 	total := int64(len(pieces))
 	r.mu.Lock()
-	r.advance(ctx, total-int64(len(todo)), total)
+	r.pieces(ctx, total-int64(len(todo)), total)
 	r.mu.Unlock()
 	g, gctx := errgroup.WithContext(ctx)
 	g.SetLimit(r.parallel)
@@ -104,7 +104,7 @@ func (r *run) recordUnit(ctx context.Context, u events.UnitCompleted, title stri
 		}
 	}
 	r.logLine(ctx, fmt.Sprintf("%s: %s %s: %s", u.Stage, title, u.Status, u.Detail))
-	r.progress(ctx, fmt.Sprintf("%s: %d of %d", u.Stage, done, total), u.Stage, done, total)
+	r.pieces(ctx, done, total)
 	return nil
 }
 

@@ -61,7 +61,7 @@ func (a *account) reserve(ctx context.Context, g Grant, k ask) (events.Reservati
 			return
 		}
 		if s.over = ended(of, g); s.over == nil {
-			if s.deny = l.reserve(a.p.caps, k); s.deny == nil {
+			if s.deny = l.reserve(a.p.caps.Within(of.Request.Budget), k); s.deny == nil {
 				s.made = l.Open[len(l.Open)-1]
 			}
 		}

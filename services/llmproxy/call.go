@@ -239,15 +239,46 @@ func (c *call) read() error {
 	if c.req, err = wire.Parse(c.endpoint, c.in.b, c.p.allowed(c.grant)); err != nil {
 		return err
 	}
-	if m := c.req.Model; len(m) > maxModel || strings.Trim(m, modelChars) != "" { // it stands in events
-		return &refusal{code: "vega_model_refused", message: fmt.Sprintf("model: want at most %d letters, digits and ._:/-", maxModel)}
+	if no := badModel(c.req.Model); no != nil {
+		return no
 	}
 	var priced bool
-	c.model, priced = c.p.prices.Of(c.req.Model)
-	if !priced && c.p.caps.Cost > 0 {
-		return &refusal{code: "vega_model_unpriced", message: fmt.Sprintf("the model %.60q has no known price, and this installation limits what a scan may cost (VEGA_LLM_PROXY_MAX_COST_USD_PER_SCAN, VEGA_LLM_PROXY_PRICES_FILE)", c.req.Model)}
+	if c.model, priced = c.p.prices.Of(c.req.Model); priced {
+		return nil
+	}
+	caps := c.p.caps
+	if caps.Cost == 0 { // the scan may still have a budget, which is as old as the scan
+		of, known := c.p.watch.known(c.grant.Scan)
+		if !known {
+			if of, err = c.p.watch.read(c.ctx, c.grant.Scan); err != nil {
+				return err
+			}
+		}
+		caps = caps.Within(of.state.Request.Budget)
+	}
+	if no := unpriced(c.req.Model, caps); no != nil {
+		return no
 	}
 	return nil
+}
+
+// badModel refuses a name that is none; it would stand in events.
+func badModel(m string) *refusal {
+	if len(m) > maxModel || strings.Trim(m, modelChars) != "" {
+		return &refusal{code: "vega_model_refused", message: fmt.Sprintf("model: want at most %d letters, digits and ._:/-", maxModel)}
+	}
+	return nil
+}
+
+// unpriced refuses a model without a price under a cap on cost; nil where there is no such cap.
+func unpriced(model string, c Caps) *refusal {
+	switch {
+	case c.Cost == 0:
+		return nil
+	case c.own.cost:
+		return &refusal{code: "vega_model_unpriced", message: fmt.Sprintf("the model %.60q has no known price, and the scan's own budget limits what it may cost (VEGA_LLM_PROXY_PRICES_FILE)", model)}
+	}
+	return &refusal{code: "vega_model_unpriced", message: fmt.Sprintf("the model %.60q has no known price, and this installation limits what a scan may cost (VEGA_LLM_PROXY_MAX_COST_USD_PER_SCAN, VEGA_LLM_PROXY_PRICES_FILE)", model)}
 }
 
 // try reserves what the call may cost and makes it once. It returns the provider's answer when that is a success; a verdict on what failed otherwise, with the

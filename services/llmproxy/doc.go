@@ -22,6 +22,13 @@
 // output limit that it is sent with. What stands in the reservation, and is charged when the provider does not say, is an estimate, a third of the bytes, as long as four times as much
 // is left. A call that does not fit only because of calls on their way waits for them; it is refused for good only by what the log has when it is read again.
 //
+// A cap is the smaller of what is configured and of the scan's own budget, which stands in the event that made the scan; a denial names the one that it comes from.
+//
+// # What the proxy answers itself (own.go)
+//
+// GET /v1/vega/allowance says what the token's scan has spent of what it may, and whether it may call the models that ?model= names. GET /v1/vega/ready says whether the
+// provider answers on this proxy's account. Neither is a call of the scan.
+//
 // # A crash
 //
 // A process that dies leaves its reservations open. They count in full from the start, and once their time is over whoever writes next, another proxy or maintenance

@@ -15,6 +15,32 @@ type Caps struct {
 	Requests int64
 	Tokens   int64 // input and output together
 	Cost     price.NanoUSD
+
+	own struct{ requests, tokens, cost bool } // which of them are the scan's own
+}
+
+// Within are the caps of a scan with a budget of its own, nil when it has none: of each the smaller one.
+func (c Caps) Within(b *events.Budget) Caps {
+	if b == nil {
+		return c
+	}
+	tighten := func(limit *int64, own int64) bool {
+		if own <= 0 || *limit > 0 && *limit <= own {
+			return false
+		}
+		*limit = own
+		return true
+	}
+	c.own.requests, c.own.tokens, c.own.cost = tighten(&c.Requests, b.Requests), tighten(&c.Tokens, b.Tokens), tighten((*int64)(&c.Cost), b.CostNanoUSD)
+	return c
+}
+
+// nameOf says where a cap comes from: the setting, or the scan.
+func nameOf(setting string, own bool) string {
+	if own {
+		return "the scan's own budget"
+	}
+	return setting
 }
 
 // ask is a call that wants to be made.
@@ -80,7 +106,7 @@ func (l *ledger) fit(c Caps, a ask) (r events.Reservation, no *denial) {
 		return r, &denial{cap: "open", wait: true, message: fmt.Sprintf("this scan has %d calls on their way", len(l.Open))}
 	}
 	if made := l.Settled.Requests + int64(len(l.Open)); c.Requests > 0 && made >= c.Requests {
-		return r, &denial{cap: "requests", message: fmt.Sprintf("this scan may make %d requests (VEGA_LLM_PROXY_MAX_REQUESTS_PER_SCAN) and has made %d", c.Requests, made)}
+		return r, &denial{cap: "requests", message: fmt.Sprintf("this scan may make %d requests (%s) and has made %d", c.Requests, nameOf("VEGA_LLM_PROXY_MAX_REQUESTS_PER_SCAN", c.own.requests), made)}
 	}
 	var openTokens, openMoney int64
 	for _, o := range l.Open {
@@ -94,16 +120,16 @@ func (l *ledger) fit(c Caps, a ask) (r events.Reservation, no *denial) {
 	if c.Tokens > 0 {
 		left, need := c.Tokens-l.Settled.Tokens(), a.bytes+least
 		if need > left-openTokens {
-			return r, &denial{cap: "tokens", wait: need <= left, message: fmt.Sprintf("this scan may use %d tokens (VEGA_LLM_PROXY_MAX_TOKENS_PER_SCAN), %d are left, and this request may need %d",
-				c.Tokens, max(left-openTokens, 0), need)}
+			return r, &denial{cap: "tokens", wait: need <= left, message: fmt.Sprintf("this scan may use %d tokens (%s), %d are left, and this request may need %d",
+				c.Tokens, nameOf("VEGA_LLM_PROXY_MAX_TOKENS_PER_SCAN", c.own.tokens), max(left-openTokens, 0), need)}
 		}
 		output = min(output, left-openTokens-a.bytes)
 	}
 	if c.Cost > 0 {
 		left, need := int64(c.Cost)-l.Settled.CostNanoUSD, most(least)
 		if need > left-openMoney {
-			return r, &denial{cap: "cost", wait: need <= left, message: fmt.Sprintf("this scan may cost %s US dollars (VEGA_LLM_PROXY_MAX_COST_USD_PER_SCAN), %s are left, and this request may cost %s",
-				c.Cost, price.NanoUSD(max(left-openMoney, 0)), price.NanoUSD(need))}
+			return r, &denial{cap: "cost", wait: need <= left, message: fmt.Sprintf("this scan may cost %s US dollars (%s), %s are left, and this request may cost %s",
+				c.Cost, nameOf("VEGA_LLM_PROXY_MAX_COST_USD_PER_SCAN", c.own.cost), price.NanoUSD(max(left-openMoney, 0)), price.NanoUSD(need))}
 		}
 		// The longest output that is still paid for; what an answer costs at most never falls with its length.
 		output = least + int64(sort.Search(int(output-least), func(i int) bool { return most(least+int64(i)+1) > left-openMoney }))

@@ -171,21 +171,27 @@ func Check(ctx context.Context, c Config) (setting string, err error) {
 		return "VEGA_LLM_PROVIDER_BASE_URL", err
 	}
 	defer p.http.CloseIdleConnections()
+	setting, _, err = p.check(ctx, time.Now())
+	return setting, err
+}
+
+// check asks for the list of models. With an error comes what the table of refusals says about it.
+func (p *provider) check(ctx context.Context, now time.Time) (setting string, v verdict, err error) {
 	res, _, err := p.send(ctx, request{endpoint: wire.Models})
 	if err != nil {
-		return "VEGA_LLM_PROVIDER_BASE_URL", fmt.Errorf("the provider cannot be reached: %w", err)
+		return "VEGA_LLM_PROVIDER_BASE_URL", verdict{refusal: refusal{code: "vega_provider_unavailable"}}, fmt.Errorf("the provider cannot be reached: %w", err)
 	}
 	if res.StatusCode >= 200 && res.StatusCode < 300 || res.StatusCode == http.StatusNotFound { // not every provider lists its models
-		return "VEGA_LLM_PROVIDER_API_KEY", res.Body.Close()
+		return "VEGA_LLM_PROVIDER_API_KEY", v, res.Body.Close()
 	}
-	v := p.judge(res, time.Now())
+	v = p.judge(res, now)
 	switch v.code {
 	case "vega_provider_refused":
-		return "VEGA_LLM_PROVIDER_API_KEY", errors.New("the provider does not accept the key")
+		return "VEGA_LLM_PROVIDER_API_KEY", v, errors.New("the provider does not accept the key")
 	case "vega_provider_quota":
-		return "VEGA_LLM_PROVIDER_API_KEY", errors.New("the provider's account has no quota left")
+		return "VEGA_LLM_PROVIDER_API_KEY", v, errors.New("the provider's account has no quota left")
 	case "vega_provider_misconfigured":
-		return "VEGA_LLM_PROVIDER_BASE_URL", errors.New("the provider answers with a redirect: this is not its address")
+		return "VEGA_LLM_PROVIDER_BASE_URL", v, errors.New("the provider answers with a redirect: this is not its address")
 	}
-	return "VEGA_LLM_PROVIDER_BASE_URL", errors.New(v.message)
+	return "VEGA_LLM_PROVIDER_BASE_URL", v, errors.New(v.message)
 }

@@ -28,6 +28,12 @@ var surface = map[string]wire.Endpoint{
 	"GET /models":             wire.Models,
 }
 
+// own are the routes that the proxy answers itself, by method and path.
+var own = map[string]func(*Proxy, http.ResponseWriter, *http.Request, Grant) error{
+	"GET /v1/vega/allowance": (*Proxy).allowance,
+	"GET /v1/vega/ready":     (*Proxy).ready,
+}
+
 // Headers that go through; all others stay where they are.
 var (
 	toProvider = []string{"Accept", "Content-Type", "Openai-Beta", "User-Agent", "Traceparent"}
@@ -56,6 +62,9 @@ type Proxy struct {
 	now      func() time.Time
 	drain    time.Duration // drainTime
 	name     string        // this process, in the cause of its events
+	health   health        // of the provider
+	life     context.Context
+	end      context.CancelFunc // ends life, when calls that run are cut
 
 	calls   sync.WaitGroup // handlers that run
 	writers sync.WaitGroup // accounts that write
@@ -76,6 +85,7 @@ func New(c Config, parts Parts) (*Proxy, error) {
 	if p.now == nil {
 		p.now = time.Now
 	}
+	p.life, p.end = context.WithCancel(context.Background())
 	var err error
 	if p.provider, err = newProvider(c); err != nil {
 		return nil, err
@@ -98,6 +108,10 @@ func (p *Proxy) Tokens() Tokens { return p.tokens }
 
 // ServeHTTP answers one call. It may be called concurrently.
 func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if h := own[r.Method+" "+r.URL.Path]; h != nil {
+		p.serveOwn(w, r, h)
+		return
+	}
 	path, ok := strings.CutPrefix(r.URL.Path, "/v1")
 	e, known := surface[r.Method+" "+path]
 	switch {
@@ -136,6 +150,7 @@ func (p *Proxy) Close(ctx context.Context) error {
 	p.mu.Lock()
 	p.closed = true
 	p.mu.Unlock()
+	p.end()
 	for _, a := range p.busy() {
 		a.mu.Lock()
 		for c := range a.live {

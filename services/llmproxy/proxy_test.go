@@ -121,7 +121,13 @@ func (l *lines) String() string {
 // attempt is a scan that runs.
 func (b *bench) attempt(id events.ScanID) Grant {
 	b.t.Helper()
-	b.do(id, scan.Queue{Request: events.ScanQueued{Project: "proj_test_p", Repository: "repo_test_r", Snapshot: "sha256:s", User: "user_u", Priority: events.Normal, MaxAttempts: 2}})
+	return b.attemptWithin(id, nil)
+}
+
+// attemptWithin is a scan that runs and has a budget of its own.
+func (b *bench) attemptWithin(id events.ScanID, own *events.Budget) Grant {
+	b.t.Helper()
+	b.do(id, scan.Queue{Request: events.ScanQueued{Project: "proj_test_p", Repository: "repo_test_r", Snapshot: "sha256:s", User: "user_u", Priority: events.Normal, MaxAttempts: 2, Budget: own}})
 	made := b.do(id, scan.Claim{Worker: "work_test_w", Host: "h"})
 	g := Grant{Scan: id, Attempt: 1, Generation: made[0].Seq}
 	b.do(id, scan.Start{Generation: g.Generation, Engine: "e"})

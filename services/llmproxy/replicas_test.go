@@ -2,6 +2,7 @@ package llmproxy
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -138,11 +139,14 @@ func TestCapsHoldOverReplicas(t *testing.T) {
 	const each, replicas = 334, 3
 	for name, c := range map[string]struct {
 		replicaConfig
-		exactly int // calls; 0: as many as fit
+		own     *events.Budget // of the scan; what is smaller holds
+		exactly int            // calls; 0: as many as fit
 	}{
-		"requests": {replicaConfig{Requests: 100}, 100},
-		"tokens":   {replicaConfig{Tokens: 30_000}, 0},
-		"cost":     {replicaConfig{Cost: 200_000_000}, 0},
+		"requests":               {replicaConfig{Requests: 100}, &events.Budget{Requests: 101, Tokens: 1 << 40}, 100},
+		"tokens":                 {replicaConfig{Tokens: 30_000}, nil, 0},
+		"cost":                   {replicaConfig{Cost: 200_000_000}, nil, 0},
+		"the scan's own request": {replicaConfig{Requests: 150, Tokens: 1 << 40}, &events.Budget{Requests: 70}, 70},
+		"the scan's own cost":    {replicaConfig{Cost: 400_000_000}, &events.Budget{CostNanoUSD: 100_000_000}, 0},
 	} {
 		t.Run(name, func(t *testing.T) {
 			var mu sync.Mutex // guards told
@@ -163,7 +167,7 @@ func TestCapsHoldOverReplicas(t *testing.T) {
 			})
 			url := natstest.Listen(t)
 			b := &bench{t: t, store: natstest.OpenOver(t, natstest.Dial(t, url)), tokens: tokensOf(t)}
-			token := b.token(b.attempt(theScan))
+			token := b.token(b.attemptWithin(theScan, c.own))
 			c.NATS, c.Provider, c.Key, c.InFlight, c.CallTimeout = url, provider.URL, provider.Key, 1000, time.Hour
 			var calling sync.WaitGroup
 			var denied, passed int
@@ -197,13 +201,17 @@ func TestCapsHoldOverReplicas(t *testing.T) {
 			if c.exactly > 0 && len(provider.Requests()) != c.exactly {
 				t.Errorf("%d calls reached the provider, want %d", len(provider.Requests()), c.exactly)
 			}
-			if over := u.Settled.Tokens() - c.Tokens; c.Tokens > 0 && over > 0 {
+			caps := Caps{Tokens: c.Tokens, Cost: c.Cost}
+			if own := c.own; own != nil {
+				caps = Caps{Tokens: cmp.Or(own.Tokens, c.Tokens), Cost: cmp.Or(price.NanoUSD(own.CostNanoUSD), c.Cost)}
+			}
+			if over := u.Settled.Tokens() - caps.Tokens; caps.Tokens > 0 && over > 0 {
 				t.Errorf("%d tokens over the cap", over)
 			}
-			if over := u.Settled.CostNanoUSD - int64(c.Cost); c.Cost > 0 && over > 0 {
+			if over := u.Settled.CostNanoUSD - int64(caps.Cost); caps.Cost > 0 && over > 0 {
 				t.Errorf("%s US dollars over the cap", price.NanoUSD(over))
 			}
-			t.Logf("%d calls, %d tokens of %d, %s US dollars of %s", passed, u.Settled.Tokens(), c.Tokens, price.NanoUSD(u.Settled.CostNanoUSD), c.Cost)
+			t.Logf("%d calls, %d tokens of %d, %s US dollars of %s", passed, u.Settled.Tokens(), caps.Tokens, price.NanoUSD(u.Settled.CostNanoUSD), caps.Cost)
 		})
 	}
 }

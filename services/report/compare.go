@@ -208,10 +208,10 @@ func (l *Ledger) bound(n int) {
 		return
 	}
 	rank := func(w Weakness) int { // who goes first
-		switch w.Class {
-		case ClassResolved:
+		switch {
+		case w.Class == ClassResolved:
 			return 0
-		case ClassUnknown:
+		case !w.Class.Found():
 			return 1
 		}
 		return 2

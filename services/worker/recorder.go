@@ -89,6 +89,9 @@ func (r *recorder) Progress(_ context.Context, p engine.Progress) {
 	if p.Component != "" {
 		payload["component"] = p.Component
 	}
+	if p.Total > 0 {
+		payload["units_done"], payload["units_total"] = p.Done, p.Total
+	}
 	r.feed("scan_progress", payload)
 }
 

@@ -1,0 +1,233 @@
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"vega/events"
+	"vega/scripts/installed"
+	"vega/services/engine/pack"
+	"vega/services/intake"
+	"vega/services/llmproxy/enginetest"
+	pt "vega/services/llmproxy/providertest"
+)
+
+// newestCodex is the program of the newest release that the tests have.
+func newestCodex(t testing.TB) string {
+	t.Helper()
+	bin, err := installed.Codex(installed.CodexReleases[len(installed.CodexReleases)-1])
+	if err != nil {
+		t.Fatal(err)
+	}
+	return bin
+}
+
+// aidedBy is the environment of a process that reaches a model and runs Codex without a container.
+func aidedBy(t testing.TB, m *enginetest.Model) []string {
+	t.Helper()
+	return []string{"VEGA_LLM_PROVIDER_BASE_URL=" + m.URL, "VEGA_LLM_PROVIDER_API_KEY=" + m.Key, "VEGA_LLM_PROXY_LISTEN_ADDR=127.0.0.1:0",
+		"VEGA_V16_CODEX_BIN=" + newestCodex(t), "VEGA_V16_CODEX_SANDBOX=none", "VEGA_V16_PARALLEL=1"}
+}
+
+// auditor is a model that finds one fault in each of the parts of a tree, and holds the answers that a test wants held.
+type auditor struct {
+	t     *testing.T
+	parts int
+
+	mu      sync.Mutex // guards what follows
+	held    map[string]int
+	reached chan string
+}
+
+func newAuditor(t *testing.T, parts int) *auditor {
+	return &auditor{t: t, parts: parts, held: map[string]int{}, reached: make(chan string, 1)}
+}
+
+// hold has the nth answer to a question of a stage, counted from now, wait until its client is gone.
+func (a *auditor) hold(stage string, nth int) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.held[stage] = nth
+}
+
+func (a *auditor) source() map[string]string {
+	files := map[string]string{}
+	for i := range a.parts {
+		files[fmt.Sprintf("svc%d/main.py", i+1)] = fmt.Sprintf("import os, sys\n\n\ndef run%d(name):\n    os.system(\"echo \" + name)\n\n\nrun%d(sys.argv[1])\n", i+1, i+1)
+	}
+	return files
+}
+
+// sleeper is what a held audit leaves running: a command that nobody else here runs.
+const sleeper = "sleep 86391"
+
+func (a *auditor) answer(q enginetest.Question) pt.Answer {
+	a.mu.Lock()
+	if n := a.held[q.Stage]; n > 0 && q.Results == 0 {
+		a.held[q.Stage] = n - 1
+		if n == 1 {
+			a.mu.Unlock()
+			if q.Stage == "audit" {
+				return q.Shell("setsid " + sleeper + " >/dev/null 2>&1 & echo started") // and then its next request is held
+			}
+			return a.wait(q)
+		}
+	}
+	a.mu.Unlock()
+	switch q.Stage {
+	case "threat_model":
+		return q.Answer(pack.ThreatModelAnswer{ThreatProfile: events.ThreatProfile{Summary: "Programs that are started with a name and run a command with it.", Assets: []string{"the machine"}, EntryPoints: []string{"svc1/main.py: arguments"},
+			TrustBoundaries: []string{"arguments come from outside"}, Risks: []string{"commands run from arguments"}, OutOfScope: []string{"nothing"}}})
+	case "plan":
+		p := pack.PlanAnswer{LeftOut: []pack.LeftOut{}}
+		for i := range a.parts {
+			p.Components = append(p.Components, pack.Component{ID: fmt.Sprintf("c%d", i+1), Title: fmt.Sprintf("svc%d", i+1), Paths: []string{fmt.Sprintf("svc%d", i+1)}, Why: "It takes an argument from outside.", Focus: []string{"injection.command"}})
+		}
+		return q.Answer(p)
+	case "audit":
+		if q.Results > 0 {
+			return a.wait(q)
+		}
+		file := q.Component + "/main.py"
+		return q.Answer(pack.AuditAnswer{Examined: []string{file}, NotExamined: []pack.LeftOut{},
+			Summary: "The one argument goes into a command. Is it checked on the way? It is not: the program was read from its first to its last line.",
+			Findings: []pack.AuditFinding{{Rule: "injection.command", Severity: "high", SeverityReason: "Whoever starts it can do it.", Confidence: "high", Title: "The argument of " + file + " is run as a command",
+				Description: "The argument is put into a command line without quoting.", File: file, StartLine: 5, EndLine: 5, Quote: `    os.system("echo " + name)`, Symbol: "run",
+				AttackPath: "1. An attacker passes a name with a semicolon (" + file + ":8). 2. The shell runs what follows it (" + file + ":5).", Preconditions: "None", Evidence: file + ":5 builds the command", Remediation: "Use subprocess.run with a list."}}})
+	default:
+		return q.Answer(pack.RefuteAnswer{Verdict: pack.Stands, Reason: "The argument was followed from the last line to the command; nothing checks it.", Checked: []string{"svc1/main.py:5"}, Severity: "high", SeverityReason: "As claimed."})
+	}
+}
+
+func (a *auditor) wait(q enginetest.Question) pt.Answer {
+	a.reached <- q.Stage
+	return pt.Silence(nil, nil)
+}
+
+// await returns once a held answer was asked for.
+func (a *auditor) await(stage string) {
+	a.t.Helper()
+	select {
+	case got := <-a.reached:
+		if got != stage {
+			a.t.Fatalf("%s was reached, want %s", got, stage)
+		}
+	case <-time.After(2 * time.Minute):
+		a.t.Fatalf("%s was not reached", stage)
+	}
+}
+
+// sleeping says that a command that a killed attempt left runs still.
+func sleeping(t *testing.T) bool {
+	t.Helper()
+	lines, err := filepath.Glob("/proc/[0-9]*/cmdline")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return slices.ContainsFunc(lines, func(path string) bool {
+		b, err := os.ReadFile(path)
+		return err == nil && strings.TrimRight(strings.ReplaceAll(string(b), "\x00", " "), " ") == sleeper
+	})
+}
+
+// Killing the process in each stage that asks the model costs the question that was on its way and nothing else: the provider is asked for no recorded answer again, and the findings are those
+// of a scan that nothing ended, which a comparison of the two says as well.
+func TestKillingTheServerInEachStageOfTheAgent(t *testing.T) {
+	t.Parallel()
+	const parts = 3
+	a := newAuditor(t, parts)
+	model := enginetest.Start(t, a.answer)
+	home := t.TempDir()
+	env := append(aidedBy(t, model), "VEGA_SCAN_MAX_ATTEMPTS=9")
+	s := serveIn(t, home, env...)
+	var archive bytes.Buffer
+	if _, err := intake.PackDir(t.Context(), tree(t, a.source()), &archive, intake.PackOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	var project, repo struct{ ID string }
+	s.do(t, http.MethodPost, "/projects", map[string]string{"name": "p"}, &project)
+	s.do(t, http.MethodPost, "/projects/"+project.ID+"/repositories", map[string]string{"name": "r", "source_type": "upload"}, &repo)
+	s.do(t, http.MethodPost, "/repositories/"+repo.ID+"/source", archive.Bytes(), &struct{}{})
+
+	stages := []struct {
+		name string
+		nth  int
+	}{{"threat_model", 1}, {"plan", 1}, {"audit", 2}, {"refute", 2}}
+	a.hold(stages[0].name, stages[0].nth)
+	var scan struct{ ID string }
+	s.do(t, http.MethodPost, "/repositories/"+repo.ID+"/scans", map[string]any{}, &scan)
+	for i, st := range stages {
+		a.await(st.name)
+		if st.name == "audit" && !sleeping(t) {
+			t.Error("the audit started nothing that could be left")
+		}
+		_ = s.cmd.Process.Kill()
+		_ = s.cmd.Wait()
+		if i+1 < len(stages) {
+			a.hold(stages[i+1].name, stages[i+1].nth)
+		}
+		s = serveIn(t, home, env...)
+		if sleeping(t) {
+			t.Error("what the killed attempt had started runs on")
+		}
+	}
+	type view struct {
+		Status   string
+		Attempt  int
+		Coverage struct {
+			State   string
+			Reasons []any
+		}
+		Findings events.Counts
+	}
+	follow := func(id string) (v view) {
+		t.Helper()
+		seq, err := newClient(s.base, s.token).follow(t.Context(), id, func(liveEvent) {})
+		if err != nil {
+			t.Fatal(err)
+		}
+		s.do(t, http.MethodGet, "/scans/"+id+"?at_least="+seq, nil, &v)
+		return v
+	}
+	v := follow(scan.ID)
+	if v.Status != "completed" || v.Attempt != 5 || v.Coverage.State != "complete" || v.Findings.High != parts {
+		t.Errorf("the scan is %+v, want completed by the fifth attempt with complete coverage and %d findings", v, parts)
+	}
+	asked := map[string]int{}
+	for _, q := range model.Asked() {
+		name := q.Stage
+		if q.Stage == "audit" {
+			name += " " + q.Component
+		}
+		asked[name]++
+	}
+	// One more than without kills for each question that was on its way; the second component had made two requests.
+	want := map[string]int{"threat_model": 2, "plan": 2, "audit svc1": 1, "audit svc2": 3, "audit svc3": 1, "refute": parts + 1}
+	if got, wanted := fmt.Sprint(asked), fmt.Sprint(want); got != wanted {
+		t.Errorf("the provider was asked %s, want %s", got, wanted)
+	}
+
+	var again struct{ ID string }
+	s.do(t, http.MethodPost, "/repositories/"+repo.ID+"/scans", map[string]any{}, &again)
+	if v := follow(again.ID); v.Status != "completed" || v.Attempt != 1 {
+		t.Errorf("the scan without kills is %+v", v)
+	}
+	var compared struct {
+		Base   string `json:"base_scan_id"`
+		Counts json.RawMessage
+	}
+	s.do(t, http.MethodGet, "/scans/"+again.ID+"/compare", nil, &compared)
+	if compared.Base != scan.ID || string(compared.Counts) != `{"new":0,"persisting":3,"reopened":0,"resolved":0,"unknown":0}` {
+		t.Errorf("compared with %s: %s, want the same findings as %s has", compared.Base, compared.Counts, scan.ID)
+	}
+	s.stop(t)
+}
