@@ -10,7 +10,7 @@
 #   VEGA_V16_CODEX_DOCKER_IMAGE   the image (default vega-codex-runner:latest, which `make codex-image` builds)
 #   CODEX_HOME                    a folder whose files, config.toml among them, Codex finds in its own home: they are copied, the folder is not mounted
 #   VEGA_RUN_KEY                  the key that config.toml's env_key names
-#   VEGA_CODEX_SOURCE             the folder to be audited, in the container /source, which cannot be written to
+#   VEGA_CODEX_SOURCE             the folder to be audited, in the container /source, which cannot be written to; Codex is started in an empty folder, not there
 #   VEGA_CODEX_SOCKET             the unix socket of the engine's relay to the LLM proxy; the user that the container runs as must be able to connect to it
 #   VEGA_CODEX_PORT               where config.toml's base_url says that the LLM proxy is: that port of 127.0.0.1 leads to the socket
 #   VEGA_CODEX_RUN                what this run is called; the container is vega-codex-RUN

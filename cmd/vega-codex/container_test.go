@@ -253,6 +253,7 @@ func TestCodexInAContainer(t *testing.T) {
 
 	for name, test := range map[string]func(*testing.T, *dockertest.Engine){
 		"it reads the source and answers":                         readsAndAnswers,
+		"the engine runs it and leaves nothing":                   contained,
 		"it sees nothing else":                                    seesNothingElse,
 		"it is confined as docker says":                           isConfined,
 		"an interrupt ends it":                                    interruptEnds,

@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"os/signal"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"syscall"
@@ -112,7 +113,13 @@ func codex(args []string, getenv func(string) string, stdin io.Reader) (int, err
 	}
 	defer f.close()
 
+	// Codex takes settings, skills and instructions from the folder that it starts in. The source's are data, so it starts in an empty one.
+	work := filepath.Join(s.home, "work")
+	if err := os.MkdirAll(work, 0o700); err != nil {
+		return 0, fmt.Errorf("folder to work in: %w", err)
+	}
 	c := exec.Command("codex", args...)
+	c.Dir = work
 	c.Env = []string{"PATH=" + s.path, "HOME=" + s.home, "CODEX_HOME=" + s.home, "LANG=C.UTF-8", "TMPDIR=" + os.TempDir(), "VEGA_RUN_KEY=" + in.key}
 	c.Stdin, c.Stdout, c.Stderr = strings.NewReader(in.prompt), os.Stdout, os.Stderr
 	c.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
