@@ -11,3 +11,8 @@ func (e *Engine) OnStage(f func(name string)) {
 		}
 	}
 }
+
+// EnclosingSymbol is the name of what a line of a file lies in.
+func EnclosingSymbol(name string, content []byte, line int) string {
+	return enclosingSymbol(name, content, indexLines(content), line)
+}
