@@ -149,22 +149,14 @@ func TestKillingTheServerInEachStageOfTheAgent(t *testing.T) {
 	home := t.TempDir()
 	env := append(aidedBy(t, model), "VEGA_SCAN_MAX_ATTEMPTS=9")
 	s := serveIn(t, home, env...)
-	var archive bytes.Buffer
-	if _, err := intake.PackDir(t.Context(), tree(t, a.source()), &archive, intake.PackOptions{}); err != nil {
-		t.Fatal(err)
-	}
-	var project, repo struct{ ID string }
-	s.do(t, http.MethodPost, "/projects", map[string]string{"name": "p"}, &project)
-	s.do(t, http.MethodPost, "/projects/"+project.ID+"/repositories", map[string]string{"name": "r", "source_type": "upload"}, &repo)
-	s.do(t, http.MethodPost, "/repositories/"+repo.ID+"/source", archive.Bytes(), &struct{}{})
-
+	repo := a.prepare(s)
 	stages := []struct {
 		name string
 		nth  int
 	}{{"threat_model", 1}, {"plan", 1}, {"audit", 2}, {"refute", 2}}
 	a.hold(stages[0].name, stages[0].nth)
 	var scan struct{ ID string }
-	s.do(t, http.MethodPost, "/repositories/"+repo.ID+"/scans", map[string]any{}, &scan)
+	s.do(t, http.MethodPost, "/repositories/"+repo+"/scans", map[string]any{}, &scan)
 	for i, st := range stages {
 		a.await(st.name)
 		if st.name == "audit" && !sleeping(t) {
@@ -217,7 +209,7 @@ func TestKillingTheServerInEachStageOfTheAgent(t *testing.T) {
 	}
 
 	var again struct{ ID string }
-	s.do(t, http.MethodPost, "/repositories/"+repo.ID+"/scans", map[string]any{}, &again)
+	s.do(t, http.MethodPost, "/repositories/"+repo+"/scans", map[string]any{}, &again)
 	if v := follow(again.ID); v.Status != "completed" || v.Attempt != 1 {
 		t.Errorf("the scan without kills is %+v", v)
 	}
@@ -230,4 +222,122 @@ func TestKillingTheServerInEachStageOfTheAgent(t *testing.T) {
 		t.Errorf("compared with %s: %s, want the same findings as %s has", compared.Base, compared.Counts, scan.ID)
 	}
 	s.stop(t)
+}
+
+// prepare makes a repository with the auditor's source on a server.
+func (a *auditor) prepare(s *running) (repository string) {
+	a.t.Helper()
+	var archive bytes.Buffer
+	if _, err := intake.PackDir(a.t.Context(), tree(a.t, a.source()), &archive, intake.PackOptions{}); err != nil {
+		a.t.Fatal(err)
+	}
+	var project, repo struct{ ID string }
+	s.do(a.t, http.MethodPost, "/projects", map[string]string{"name": "p"}, &project)
+	s.do(a.t, http.MethodPost, "/projects/"+project.ID+"/repositories", map[string]string{"name": "r", "source_type": "upload"}, &repo)
+	s.do(a.t, http.MethodPost, "/repositories/"+repo.ID+"/source", archive.Bytes(), &struct{}{})
+	return repo.ID
+}
+
+// A cancelled scan is cancelled once nothing of its agent runs any more, and the provider is asked for nothing after that.
+func TestCancellingAScanEndsItsAgent(t *testing.T) {
+	t.Parallel()
+	a := newAuditor(t, 2)
+	model := enginetest.Start(t, a.answer)
+	s := serveIn(t, t.TempDir(), aidedBy(t, model)...)
+	repo := a.prepare(s)
+	a.hold("audit", 1)
+	var scan struct{ ID string }
+	s.do(t, http.MethodPost, "/repositories/"+repo+"/scans", map[string]any{}, &scan)
+	a.await("audit")
+	asked := len(model.Asked())
+	s.do(t, http.MethodPost, "/scans/"+scan.ID+"/cancel", map[string]any{"reason": "enough"}, nil)
+	if _, err := newClient(s.base, s.token).follow(t.Context(), scan.ID, func(liveEvent) {}); err != nil {
+		t.Fatal(err)
+	}
+	var v struct{ Status string }
+	s.do(t, http.MethodGet, "/scans/"+scan.ID, nil, &v)
+	if v.Status != "cancelled" {
+		t.Errorf("the scan is %s", v.Status)
+	}
+	if n := len(model.Asked()); n != asked {
+		t.Errorf("the provider was asked %d times after the cancellation", n-asked)
+	}
+	s.stop(t)
+}
+
+// A worker of this machine reaches the model through the API process's proxy, without a setting of its own for the provider; what it does is seen live, with the last event's age.
+func TestAWorkerOfThisMachineReachesTheModel(t *testing.T) {
+	t.Parallel()
+	a := newAuditor(t, 1)
+	model := enginetest.Start(t, a.answer)
+	home := t.TempDir()
+	s := serveIn(t, home, append(aidedBy(t, model), "VEGA_SCAN_EXECUTION_MODE=external")...)
+	w := newProcess(t, "worker", home, []string{"VEGA_SERVICE_ROLE=worker", "VEGA_V16_CODEX_BIN=" + newestCodex(t), "VEGA_V16_CODEX_SANDBOX=none"})
+	w.start()
+	repo := a.prepare(s)
+	a.hold("audit", 1)
+	var scan struct{ ID string }
+	s.do(t, http.MethodPost, "/repositories/"+repo+"/scans", map[string]any{"budget": map[string]any{"requests": 50}}, &scan)
+	a.await("audit")
+	var v struct {
+		Stage     string
+		LastEvent string   `json:"last_event_at"`
+		Age       *float64 `json:"last_event_age_seconds"`
+		Caps      struct{ Requests int }
+		Usage     struct{ Requests int }
+	}
+	until(t, time.Minute, "the scan shows where it is", func() bool {
+		s.do(t, http.MethodGet, "/scans/"+scan.ID, nil, &v)
+		return v.Stage == "audit" && v.Usage.Requests >= 3
+	})
+	if v.LastEvent == "" || v.Age == nil || *v.Age < 0 || v.Caps.Requests != 50 {
+		t.Errorf("the scan is %+v", v)
+	}
+	var live struct {
+		Items []struct {
+			Kind    string
+			Payload struct{ Message string }
+		}
+	}
+	s.do(t, http.MethodGet, "/scans/"+scan.ID+"/events?limit=1000", nil, &live)
+	if !slices.ContainsFunc(live.Items, func(e struct {
+		Kind    string
+		Payload struct{ Message string }
+	}) bool {
+		return e.Kind == "scan_log" && strings.Contains(e.Payload.Message, "audit c1: $ ") && strings.Contains(e.Payload.Message, sleeper)
+	}) {
+		t.Errorf("the live feed has no line with the agent's command: %+v", live.Items)
+	}
+	s.do(t, http.MethodPost, "/scans/"+scan.ID+"/cancel", map[string]any{}, nil)
+	if _, err := newClient(s.base, s.token).follow(t.Context(), scan.ID, func(liveEvent) {}); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// The command with a model: what it costs is shown, the budget holds, and what is found decides about the exit code.
+func TestScanWithAModel(t *testing.T) {
+	t.Parallel()
+	a := newAuditor(t, 1)
+	model := enginetest.Start(t, a.answer)
+	home, src := t.TempDir(), tree(t, a.source())
+	stdout, stderr, code := vega(t, home, aidedBy(t, model), "scan", src, "--budget", "2.50", "--max-requests", "40")
+	if code != exitFindings {
+		t.Fatalf("exit code %d, want %d: %s%s", code, exitFindings, stdout, stderr)
+	}
+	for _, want := range []string{"svc1/main.py:5", "1 high", "Coverage: complete"} {
+		if !strings.Contains(stdout, want) {
+			t.Errorf("the findings do not say %q: %s", want, stdout)
+		}
+	}
+	if !strings.Contains(stderr, "of $2.50") || strings.Contains(stderr, "VEGA_LLM_PROVIDER_BASE_URL") {
+		t.Errorf("the progress does not say what was spent, or says how to turn on what is on: %s", stderr)
+	}
+	asked := len(model.Asked())
+	if stdout, stderr, code = vega(t, home, aidedBy(t, model), "scan", src, "--max-requests", "1"); code != exitIncomplete || len(model.Asked()) != asked+1 || !strings.Contains(stdout, "the scan's own budget") {
+		t.Errorf("exit code %d after %d requests under a budget of one: %s%s", code, len(model.Asked())-asked, stdout, stderr)
+	}
+	stdout, stderr, code = vega(t, home, nil, "scan", src)
+	if code != exitOK || strings.Count(stderr, "VEGA_LLM_PROVIDER_BASE_URL") != 1 || !strings.Contains(stderr, "codex-image") {
+		t.Errorf("without a model: exit code %d, %s%s", code, stdout, stderr)
+	}
 }
