@@ -27,7 +27,7 @@ codex-image: ## the image that Codex audits a source in, vega-codex-runner:lates
 
 test: ## everything that is quick, with real parts
 	@scripts/test-deps.sh test
-	go test -timeout 9m -p 2 $(PACKAGES)
+	go test -timeout 20m -p 2 $(PACKAGES)
 
 test-long: ## what takes minutes: large archives, long chaos runs
 	@scripts/test-deps.sh test

@@ -94,8 +94,11 @@ func (a *auditor) answer(q enginetest.Question) pt.Answer {
 		}
 		return q.Answer(p)
 	case "audit":
-		if q.Results > 0 {
+		if strings.Contains(strings.Join(q.Outputs, ""), "started") {
 			return a.wait(q)
+		}
+		if q.Results == 0 {
+			return q.Shell("cat " + q.Component + "/main.py")
 		}
 		file := q.Component + "/main.py"
 		return q.Answer(pack.AuditAnswer{Examined: []string{file}, NotExamined: []pack.LeftOut{},
@@ -104,6 +107,9 @@ func (a *auditor) answer(q enginetest.Question) pt.Answer {
 				Description: "The argument is put into a command line without quoting.", File: file, StartLine: 5, EndLine: 5, Quote: `    os.system("echo " + name)`, Symbol: "run",
 				AttackPath: "1. An attacker passes a name with a semicolon (" + file + ":8). 2. The shell runs what follows it (" + file + ":5).", Preconditions: "None", Evidence: file + ":5 builds the command", Remediation: "Use subprocess.run with a list."}}})
 	default:
+		if q.Results == 0 {
+			return q.Shell("cat */main.py")
+		}
 		return q.Answer(pack.RefuteAnswer{Verdict: pack.Stands, Reason: "The argument was followed from the last line to the command; nothing checks it.", Checked: []string{"svc1/main.py:5"}, Severity: "high", SeverityReason: "As claimed."})
 	}
 }
@@ -203,7 +209,7 @@ func TestKillingTheServerInEachStageOfTheAgent(t *testing.T) {
 		asked[name]++
 	}
 	// One more than without kills for each question that was on its way; the second component had made two requests.
-	want := map[string]int{"threat_model": 2, "plan": 2, "audit svc1": 1, "audit svc2": 3, "audit svc3": 1, "refute": parts + 1}
+	want := map[string]int{"threat_model": 2, "plan": 2, "audit svc1": 2, "audit svc2": 4, "audit svc3": 2, "refute": 2*parts + 1}
 	if got, wanted := fmt.Sprint(asked), fmt.Sprint(want); got != wanted {
 		t.Errorf("the provider was asked %s, want %s", got, wanted)
 	}

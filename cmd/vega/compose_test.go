@@ -375,7 +375,7 @@ func TestEveryRoleOfComposeStartsWithItsEnvironment(t *testing.T) {
 		}
 		for range s.GetScale() {
 			dir := t.TempDir()
-			one := started{env: m.environment(name, dir)}
+			one := started{env: append([]string{"VEGA_V16_CODEX_BIN=" + newestCodex(t)}, m.environment(name, dir)...)} // which no container of the file has
 			one.process = newProcess(t, name, dir, one.env, s.Command...)
 			one.start()
 			one.up()

@@ -40,7 +40,7 @@ func stand(t *testing.T) *standing {
 		"VEGA_FILE_STORAGE_BACKEND=s3", "VEGA_S3_PATH_STYLE=true", "VEGA_S3_SOURCE_BUCKET=" + source, "VEGA_S3_ARTIFACTS_BUCKET=" + artifacts, "VEGA_S3_EXPORTS_BUCKET=" + exports,
 		"VEGA_SCAN_EXECUTION_MODE=sqs", "VEGA_SCAN_QUEUE_URL=" + queue,
 		"VEGA_MASK_SECRET=a secret for masks, 32 bytes long", "VEGA_AUTH_SECRET=a secret for tokens, 32 bytes long", "VEGA_LOG_FORMAT=json",
-		"VEGA_LLM_PROXY_AUTH_SECRET=a secret for tokens of the proxy", "VEGA_LLM_PROVIDER_BASE_URL=" + provider.URL, "VEGA_LLM_PROVIDER_API_KEY=" + provider.Key,
+		"VEGA_LLM_PROXY_AUTH_SECRET=a secret for tokens of the proxy", "VEGA_LLM_PROVIDER_BASE_URL=" + provider.URL, "VEGA_LLM_PROVIDER_API_KEY=" + provider.Key, "VEGA_V16_CODEX_BIN=" + newestCodex(t),
 	})
 	return s
 }
@@ -94,13 +94,13 @@ func TestDoctor(t *testing.T) {
 	}
 
 	// What a role does not use is not its problem.
-	everything := []string{"Postgres", "S3", "SQS queue", "data folder", "event log", "provider of models", "sign-in"}
+	everything := []string{"Codex", "Postgres", "S3", "SQS queue", "data folder", "engine v16", "event log", "provider of models", "sign-in"}
 	for _, tc := range []struct {
 		role, broken string // broken is what this role does not use, and what does not work
 		parts        []string
 	}{
-		{"api", "", slices.DeleteFunc(slices.Clone(everything), func(p string) bool { return p == "provider of models" })},
-		{"worker", "VEGA_DATABASE_URL=postgres://vega:a-password@127.0.0.1:1/vega", []string{"S3", "SQS queue", "data folder", "event log"}},
+		{"api", "", slices.DeleteFunc(slices.Clone(everything), func(p string) bool { return p == "provider of models" || p == "Codex" || p == "engine v16" })},
+		{"worker", "VEGA_DATABASE_URL=postgres://vega:a-password@127.0.0.1:1/vega", []string{"Codex", "S3", "SQS queue", "data folder", "engine v16", "event log"}},
 		{"maintenance", "VEGA_DATABASE_URL=postgres://vega:a-password@127.0.0.1:1/vega", []string{"S3", "SQS queue", "event log"}},
 		{"llm-proxy", "VEGA_SCAN_QUEUE_URL=http://127.0.0.1:1/0/scans", []string{"event log", "provider of models"}},
 	} {

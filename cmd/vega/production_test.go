@@ -230,7 +230,7 @@ func TestTheProductionExampleWithTheEmbeddedLog(t *testing.T) {
 	d := deploy(t, append(pool.Env(), "VEGA_ENVIRONMENT=prod", "VEGA_AUTH_PROVIDER=cognito")...)
 	d.env = slices.Concat([]string{"VEGA_NATS_URL=", "VEGA_NATS_REPLICAS=1"}, d.queue(), d.env)
 	r := d.api()
-	w := newProcess(t, "worker", r.dir, slices.Concat([]string{"VEGA_SERVICE_ROLE=worker", "VEGA_LLM_PROXY_BASE_URL=http://127.0.0.1:1", "VEGA_LLM_PROXY_AUTH_SECRET=a secret for tokens of the proxy"}, d.env))
+	w := newProcess(t, "worker", r.dir, slices.Concat([]string{"VEGA_SERVICE_ROLE=worker", "VEGA_V16_CODEX_BIN=" + newestCodex(t), "VEGA_LLM_PROXY_BASE_URL=http://127.0.0.1:1", "VEGA_LLM_PROXY_AUTH_SECRET=a secret for tokens of the proxy"}, d.env))
 	w.start()
 	r.up()
 	w.up()

@@ -193,6 +193,7 @@ type question struct {
 type reply struct {
 	answer     []byte
 	finished   string         // why the model had to come to an end, if it had
+	looked     int            // how many commands it ran that succeeded
 	transcript *events.Object // nil: nothing was said
 }
 
@@ -224,7 +225,10 @@ func (a *agent) askTwice(ctx context.Context, q question, t *transcript) (reply,
 	if err != nil {
 		return reply{}, err
 	}
-	rep := reply{answer: a.relative([]byte(res.Answer)), finished: res.Finished}
+	rep := reply{answer: a.relative([]byte(res.Answer)), finished: res.Finished, looked: t.succeeded}
+	if t.commands > 1 && t.succeeded == 0 {
+		return reply{}, fmt.Errorf("none of the %d commands that the agent ran succeeded, the last one with %q", t.commands, t.lastOutput)
+	}
 	bad, ok := errors.AsType[*pack.AnswerError](a.r.pack.Check(q.name, rep.answer))
 	if !ok {
 		return rep, nil

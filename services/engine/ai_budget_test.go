@@ -43,6 +43,9 @@ func partsOf(n, looks int) func(enginetest.Question) pt.Answer {
 			}
 			return q.Answer(auditOf(part+"/main.py", found("injection.command", "high", part+"/main.py", 5, 5, `    os.system("echo " + name)`, "run"+strings.TrimPrefix(part, "svc"))))
 		default:
+			if q.Results == 0 && !q.Last {
+				return q.Shell("cat */main.py")
+			}
 			return q.Answer(verdictOf("stands", "high"))
 		}
 	}
@@ -94,19 +97,19 @@ func TestABudgetThatEndsInTheThirdOfEightComponents(t *testing.T) {
 // Nothing that an attempt recorded is asked again by the next one, component by component and claim by claim, and the findings are those of an attempt that nothing ended.
 func TestTheNextAttemptAsksNothingTwice(t *testing.T) {
 	t.Parallel()
-	dir := programs(t, 3)
-	whole := enginetest.Begin(t, enginetest.Start(t, partsOf(3, 0)), nil)
+	dir := programs(t, 2)
+	whole := enginetest.Begin(t, enginetest.Start(t, partsOf(2, 1)), nil)
 	want := newRecorder()
 	if _, err := aided(t, nil).Run(t.Context(), aidedJob(t, whole, dir), want); err != nil {
 		t.Fatal(err)
 	}
 	for _, c := range [][2]string{
-		{"after", "stage threat_model"}, {"before", "stage plan"}, {"after", "unit audit c1"}, {"before", "unit audit c2"}, {"after", "stage audit"}, {"after", "unit refute"}, {"before", "stage refute"}, {"before", "findings merge"},
+		{"before", "stage plan"}, {"after", "unit audit c1"}, {"before", "unit audit c2"}, {"after", "unit refute"}, {"before", "stage refute"},
 	} {
 		when, at := c[0], c[1]
 		t.Run(when+" "+at, func(t *testing.T) {
 			t.Parallel()
-			model := enginetest.Start(t, partsOf(3, 0))
+			model := enginetest.Start(t, partsOf(2, 1))
 			l := enginetest.Begin(t, model, nil)
 			rec := newRecorder()
 			lost := false

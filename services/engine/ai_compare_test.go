@@ -60,6 +60,9 @@ func TestRevisionsAreCompared(t *testing.T) {
 			case "plan":
 				return q.Answer(pack.PlanAnswer{LeftOut: []pack.LeftOut{}, Components: []pack.Component{{ID: fmt.Sprintf("all-%d", i), Title: "Everything", Paths: []string{"."}, Why: "All of it takes names from outside.", Focus: []string{"injection.command"}}}})
 			case "audit":
+				if q.Results == 0 {
+					return q.Shell("cat */*.py")
+				}
 				a := auditOf(files[0])
 				for _, name := range files {
 					for n, line := range strings.Split(rev.files[name], "\n") {
@@ -74,6 +77,9 @@ func TestRevisionsAreCompared(t *testing.T) {
 				chance.Shuffle(len(a.Findings), func(x, y int) { a.Findings[x], a.Findings[y] = a.Findings[y], a.Findings[x] })
 				return q.Answer(a)
 			default:
+				if q.Results == 0 {
+					return q.Shell("cat */*.py")
+				}
 				return q.Answer(verdictOf(pack.Stands, "high"))
 			}
 		})

@@ -115,6 +115,10 @@ func (r *run) auditOne(ctx context.Context, a *agent, c pack.Component, q questi
 	if err != nil {
 		return out, err
 	}
+	if rep.looked == 0 {
+		// An answer about code that nobody has read would be shown as a clean audit.
+		return out, errors.New("the agent answered without having read anything")
+	}
 	var answer pack.AuditAnswer
 	if err := json.Unmarshal(rep.answer, &answer); err != nil {
 		return out, fmt.Errorf("read the audit: %w", err)

@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"errors"
@@ -120,20 +121,24 @@ func codexProgram(cfg Config, script []byte) (string, error) {
 	if !errors.Is(err, fs.ErrNotExist) || cfg.CodexBinGiven || len(script) == 0 {
 		return filepath.Abs(bin)
 	}
-	if err := os.MkdirAll(cfg.RuntimeRoot, 0o700); err != nil {
-		return "", fmt.Errorf("engine: %w", err)
-	}
-	path, err := filepath.Abs(filepath.Join(cfg.RuntimeRoot, scriptName))
+	dir, err := filepath.Abs(filepath.Join(cfg.RuntimeRoot, "bin"))
 	if err != nil {
 		return "", fmt.Errorf("engine: %w", err)
 	}
-	f, err := os.CreateTemp(cfg.RuntimeRoot, scriptName+".*")
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return "", fmt.Errorf("engine: %w", err)
+	}
+	path := filepath.Join(dir, scriptName)
+	if have, err := os.ReadFile(path); err == nil && bytes.Equal(have, script) {
+		return path, nil
+	}
+	f, err := os.CreateTemp(dir, scriptName+".*")
 	if err != nil {
 		return "", fmt.Errorf("engine: %w", err)
 	}
 	_, err = f.Write(script)
 	err = errors.Join(err, f.Chmod(0o700), f.Close())
-	// A crash here leaves a file with a random name in the runtime folder, which nothing reads.
+	// A crash here leaves a file with a random name beside it, which nothing reads.
 	if err == nil {
 		err = os.Rename(f.Name(), path)
 	}

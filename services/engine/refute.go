@@ -128,6 +128,9 @@ func (r *run) refuteOne(ctx context.Context, a *agent, q question) (unitResult, 
 		return out, fmt.Errorf("read the review: %w", err)
 	}
 	text := func(s string) string { return clipText(a.redact.text(ctx, strings.TrimSpace(s)), maxShort) }
+	if rep.looked == 0 {
+		answer.Verdict, answer.Reason = pack.Uncertain, "the reviewer answered without having read anything: "+answer.Reason
+	}
 	v := review{Verdict: answer.Verdict, Reason: text(answer.Reason), Checked: []string{}, Severity: events.Severity(answer.Severity), SeverityReason: text(answer.SeverityReason)}
 	for _, place := range answer.Checked {
 		v.Checked = append(v.Checked, text(r.inTree(place)))

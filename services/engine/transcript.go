@@ -28,6 +28,9 @@ type transcript struct {
 	run   int
 	lines int
 	full  bool
+
+	commands, succeeded int // that the agent ran, and of these those that ended well
+	lastOutput          string
 }
 
 // transcriptLine is one line of it.
@@ -73,6 +76,13 @@ func (t *transcript) end(res codex.Result, err error) {
 
 // event takes one event of Codex's.
 func (t *transcript) event(ctx context.Context, e codex.Event) {
+	if e.Type == "item.completed" && e.Item.Type == "command_execution" {
+		t.commands++
+		if e.Item.ExitCode != nil && *e.Item.ExitCode == 0 {
+			t.succeeded++
+		}
+		t.lastOutput = t.a.redact.text(ctx, lastOf(e.Item.Output))
+	}
 	if t.full {
 		return
 	}
@@ -173,4 +183,11 @@ func (t *transcript) store(ctx context.Context) (*events.Object, error) {
 		return nil, err
 	}
 	return &o, nil
+}
+
+// lastOf is the last line of a text, as far as a sentence can quote it.
+func lastOf(s string) string {
+	s = strings.TrimSpace(s)
+	s = s[strings.LastIndexByte(s, '\n')+1:]
+	return clipText(s, 200)
 }

@@ -96,6 +96,27 @@ func TestAnAnswerComesBackWithWhatItCost(t *testing.T) {
 	})
 }
 
+// Without a container Codex's own sandbox keeps the model's commands from writing and from the network.
+func TestAPlainCodexIsConfinedByItsSandbox(t *testing.T) {
+	t.Parallel()
+	bin, err := installed.Codex(installed.CodexReleases[len(installed.CodexReleases)-1])
+	if err != nil {
+		t.Fatal(err)
+	}
+	source := t.TempDir()
+	p := pt.Start(t, pt.InTurn(pt.Shell("echo x >"+source+"/new || echo denied; (echo >/dev/tcp/127.0.0.1/1) 2>&1", tiny), pt.Text(`{"ok":true}`, tiny)))
+	confined := codex.New(codex.Options{Bin: bin, Sandbox: "read-only", HostEnv: []string{"PATH=" + os.Getenv("PATH")}, Log: slog.New(slog.DiscardHandler)})
+	task := task(t, p, source)
+	printed := ""
+	task.OnEvent = func(e codex.Event) { printed += e.Item.Output }
+	if _, err := confined.Run(t.Context(), task); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(filepath.Join(source, "new")); err == nil || !strings.Contains(printed, "denied") || !strings.Contains(printed, "Operation not permitted") {
+		t.Errorf("the command printed %q, and the file: %v", printed, err)
+	}
+}
+
 // What is started by a command of the model is gone when Run returns, whatever session it is in.
 func TestACancelledRunLeavesNothing(t *testing.T) {
 	t.Parallel()

@@ -41,9 +41,6 @@ include_instructions = false
 [skills.bundled]
 enabled = false
 
-[tools]
-view_image = false
-
 [tools.experimental_request_user_input]
 enabled = false
 
