@@ -54,7 +54,7 @@ type ScanCompleted struct {
 	Coverage Coverage `json:"coverage"`
 	Counts   Counts   `json:"findings"`
 	Usage    Usage    `json:"usage"`
-	Rejected int      `json:"rejected,omitempty"` // findings whose file, lines or quote did not exist
+	Rejected int      `json:"rejected,omitempty"` // claims whose file, lines or quote did not exist, or that a review refuted
 }
 
 // ScanFailed ends a scan that cannot go on. Code is stable: attempts_exhausted, source_unavailable, engine_failed, timed_out,

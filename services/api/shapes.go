@@ -204,7 +204,7 @@ type scanBody struct {
 	LastEventAge  *int64              `json:"last_event_age_seconds,omitempty" doc:"How long ago that was"`
 	Coverage      coverageBody        `json:"coverage"`
 	Findings      events.Counts       `json:"findings"`
-	Rejected      int                 `json:"findings_rejected" doc:"Findings whose file, lines or quote did not exist"`
+	Rejected      int                 `json:"findings_rejected" doc:"Claims whose file, lines or quote did not exist, or that an independent review refuted"`
 	Usage         usageBody           `json:"usage" doc:"What calls that have ended cost; it may still change after the scan's end, and neither version nor sequence with it"`
 	Reserved      *reservedBody       `json:"reserved,omitempty" doc:"What is set aside for calls on their way; absent when there are none"`
 	Budget        *capsBody           `json:"budget,omitempty" doc:"What this scan was given to spend; absent when it has no budget of its own"`

@@ -66,7 +66,7 @@ type eventBody struct {
 func visible(r events.Recorded) (kind string, payload any, ok bool) {
 	switch e := r.Event.(type) {
 	case events.AttemptStarted:
-		return "scan_started", map[string]any{"attempt": e.Attempt, "worker_id": e.Worker, "engine": e.Engine}, true
+		return "scan_started", map[string]any{"attempt": e.Attempt, "worker_id": e.Worker, "engine": e.Engine, "pack_digest": e.PackDigest}, true
 	case events.StageCompleted:
 		return "scan_progress", map[string]any{"attempt": e.Attempt, "component": e.Stage, "status": e.Status, "message": cmp.Or(e.Detail, e.Stage+" "+string(e.Status))}, true
 	case events.UnitCompleted:

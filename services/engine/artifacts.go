@@ -31,12 +31,20 @@ type summary struct {
 	Snapshot   events.SnapshotID   `json:"snapshot_id"`
 	Attempt    int                 `json:"attempt"`
 	Engine     string              `json:"engine"`
+	Pack       packSummary         `json:"pack"`
+	Model      string              `json:"model,omitempty"` // absent where none was asked
 	Paths      []string            `json:"paths,omitempty"`
 	Stages     []report.Stage      `json:"stages"`
 	Coverage   events.Coverage     `json:"coverage"`
 	Counts     events.Counts       `json:"findings_by_severity"`
 	Rejected   int                 `json:"rejected"`
 	Inventory  *inventorySummary   `json:"inventory,omitempty"`
+}
+
+// packSummary says which engine pack a run went by.
+type packSummary struct {
+	Version string        `json:"version"`
+	Digest  events.Digest `json:"digest"`
 }
 
 // report makes the artifacts. They hold no clock but the times in v16-events.jsonl, so the same scan gives the same bytes.
@@ -51,7 +59,10 @@ func (r *run) report(ctx context.Context) (result, error) {
 	}
 	sum := summary{
 		Schema: 1, Scan: r.job.Scan, Repository: r.job.Repository, Snapshot: r.job.Snapshot, Attempt: r.job.Attempt,
-		Engine: r.Version(), Paths: r.job.Paths, Stages: doc.Stages, Coverage: doc.Coverage, Counts: doc.Counts, Rejected: doc.Rejected,
+		Engine: r.Version(), Pack: packSummary{r.pack.Version(), r.pack.Digest()}, Paths: r.job.Paths, Stages: doc.Stages, Coverage: doc.Coverage, Counts: doc.Counts, Rejected: doc.Rejected,
+	}
+	if len(r.job.Access.Missing) == 0 && r.job.Access.BaseURL != "" {
+		sum.Model = r.Model(r.job.Model)
 	}
 	if r.done[stageInventory].Result != nil {
 		sum.Inventory = new(inv.summary())

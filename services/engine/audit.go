@@ -46,13 +46,8 @@ type componentSummary struct {
 }
 
 // audit has the components of the plan looked at, a few at once, each by an agent of its own. Components that were not audited, or only in part, are named in the coverage.
-func (r *run) audit(ctx context.Context) (result, error) {
-	a, err := r.agent(ctx)
-	if no, ok := errors.AsType[*noModel](err); ok {
-		return noModelResult(stageAudit, no), nil
-	} else if err != nil {
-		return result{}, err
-	}
+func (r *run) audit(ctx context.Context, b brief) (result, error) {
+	a := b.agent
 	var p plan
 	if err := r.result(ctx, stagePlan, &p); err != nil {
 		return result{}, err
@@ -63,18 +58,6 @@ func (r *run) audit(ctx context.Context) (result, error) {
 		return result{status: events.StageFailed, detail: cleanText(why), reasons: []events.CoverageReason{{Stage: stageAudit, Code: codeFailed, Message: cleanText(why)}}}, nil
 	case len(p.Components) == 0:
 		return result{status: events.StageDone, detail: "nothing to audit"}, nil
-	}
-	var inv inventory
-	if err := r.result(ctx, stageInventory, &inv); err != nil {
-		return result{}, err
-	}
-	profile, err := r.profile(ctx)
-	if err != nil {
-		return result{}, err
-	}
-	code, err := r.code(ctx)
-	if err != nil {
-		return result{}, err
 	}
 	masked, err := r.maskedPlaces(ctx)
 	if err != nil {
@@ -90,7 +73,7 @@ func (r *run) audit(ctx context.Context) (result, error) {
 		}
 		pieces = append(pieces, piece{unit: c.ID, title: c.Title, ask: func(ctx context.Context, pace pacer) (unitResult, error) {
 			prompt, err := r.pack.AuditPrompt(pack.AuditInput{
-				Subject: r.subject(inv), Profile: profile, Component: c, Others: others, Guides: r.pack.Guides(factsOf(inv, code, c.Paths)), MaxFindings: maxFindingsPerComponent,
+				Subject: r.subject(b.inv), Profile: b.profile, Component: c, Others: others, Guides: r.pack.Guides(factsOf(b.inv, b.code, c.Paths)), MaxFindings: maxFindingsPerComponent,
 			})
 			if err != nil {
 				return unitResult{}, err

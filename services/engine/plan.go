@@ -3,7 +3,6 @@ package engine
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"path"
 	"slices"
@@ -25,30 +24,13 @@ type plan struct {
 }
 
 // plan asks which parts of the tree to audit. What the answer names and the tree does not have is dropped; code that it does not mention becomes a reason in the coverage.
-func (r *run) plan(ctx context.Context) (result, error) {
-	a, err := r.agent(ctx)
-	if no, ok := errors.AsType[*noModel](err); ok {
-		return noModelResult(stagePlan, no), nil
-	} else if err != nil {
-		return result{}, err
-	}
-	var inv inventory
-	if err := r.result(ctx, stageInventory, &inv); err != nil {
-		return result{}, err
-	}
-	profile, err := r.profile(ctx)
-	if err != nil {
-		return result{}, err
-	}
-	code, err := r.code(ctx)
-	if err != nil {
-		return result{}, err
-	}
+func (r *run) plan(ctx context.Context, b brief) (result, error) {
+	a, code := b.agent, b.code
 	if len(code) == 0 {
 		object, err := r.put(ctx, resultPlan, plan{Components: []pack.Component{}, LeftOut: []pack.LeftOut{}})
 		return result{status: events.StageDone, detail: "there is no code to audit", object: object}, err
 	}
-	prompt, err := r.pack.PlanPrompt(pack.PlanInput{Subject: r.subject(inv), Profile: profile, MaxComponents: r.maxComponents, Folders: foldersOf(code)})
+	prompt, err := r.pack.PlanPrompt(pack.PlanInput{Subject: r.subject(b.inv), Profile: b.profile, MaxComponents: r.maxComponents, Folders: foldersOf(code)})
 	if err != nil {
 		return result{}, err
 	}

@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -27,13 +26,8 @@ type review struct {
 
 // refute has every claim of the audit that verify confirmed looked at once more, by an agent that knows the claim alone and is to prove it wrong. What it proves wrong is rejected;
 // what stands is validated by that. Places with the same fingerprint are one claim. Claims that nobody looked at stay as they are, and the coverage says so.
-func (r *run) refute(ctx context.Context) (result, error) {
-	a, err := r.agent(ctx)
-	if no, ok := errors.AsType[*noModel](err); ok {
-		return noModelResult(stageRefute, no), nil
-	} else if err != nil {
-		return result{}, err
-	}
+func (r *run) refute(ctx context.Context, b brief) (result, error) {
+	a := b.agent
 	var in verified
 	if err := r.result(ctx, stageVerify, &in); err != nil {
 		return result{}, err
@@ -42,24 +36,12 @@ func (r *run) refute(ctx context.Context) (result, error) {
 	if len(groups) == 0 {
 		return result{status: events.StageDone, detail: "there are no claims to review"}, nil
 	}
-	var inv inventory
-	if err := r.result(ctx, stageInventory, &inv); err != nil {
-		return result{}, err
-	}
-	profile, err := r.profile(ctx)
-	if err != nil {
-		return result{}, err
-	}
-	code, err := r.code(ctx)
-	if err != nil {
-		return result{}, err
-	}
 	var pieces []piece
 	for _, g := range groups {
 		c := g.claim
 		unit := strings.TrimPrefix(string(g.fingerprint), "fp1:")[:16]
 		pieces = append(pieces, piece{unit: unit, title: fmt.Sprintf("%s at %s:%d", c.Rule, c.File, c.StartLine), ask: func(ctx context.Context, pace pacer) (unitResult, error) {
-			prompt, err := r.pack.RefutePrompt(pack.RefuteInput{Profile: profile, Claim: claimOf(c), Guides: r.pack.Guides(factsOf(inv, code, []string{c.File}))})
+			prompt, err := r.pack.RefutePrompt(pack.RefuteInput{Profile: b.profile, Claim: claimOf(c), Guides: r.pack.Guides(factsOf(b.inv, b.code, []string{c.File}))})
 			if err != nil {
 				return unitResult{}, err
 			}

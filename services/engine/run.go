@@ -34,6 +34,8 @@ type run struct {
 	theAgent *agent   // what asks the model, once a stage needed it
 	noAgent  *noModel // why there is none
 
+	codeFiles []codeFile // what an audit has to look at, once somebody has looked
+
 	passed  int   // the weights of the stages that are over
 	current stage // the one that runs
 

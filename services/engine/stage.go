@@ -32,10 +32,10 @@ func stageTable() []stage {
 		{stageInventory, 30, 3, (*run).inventory},
 		{stageSecrets, 60, 7, (*run).secrets},
 		{stageThreatModel, 0, 6, (*run).threatModel},
-		{stagePlan, 0, 6, (*run).plan},
-		{stageAudit, 0, 50, (*run).audit},
+		{stagePlan, 0, 6, aided(stagePlan, (*run).plan)},
+		{stageAudit, 0, 50, aided(stageAudit, (*run).audit)},
 		{stageVerify, 4, 2, (*run).verify},
-		{stageRefute, 0, 22, (*run).refute},
+		{stageRefute, 0, 22, aided(stageRefute, (*run).refute)},
 		{stageMerge, 3, 2, (*run).merge},
 		{stageReport, 3, 2, (*run).report},
 	}

@@ -3,6 +3,7 @@ package engine
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"path"
 	"slices"
@@ -66,8 +67,12 @@ type codeFile struct {
 }
 
 // code lists the files of the tree that are programs, pages, or descriptions of builds and deployments, and nobody else's: not vendored, generated, documentation or tests.
+// It looks once in each attempt.
 func (r *run) code(ctx context.Context) ([]codeFile, error) {
-	var out []codeFile
+	if r.codeFiles != nil {
+		return r.codeFiles, nil
+	}
+	out := []codeFile{}
 	for _, f := range r.tree.files {
 		if ctx.Err() != nil {
 			return nil, context.Cause(ctx)
@@ -87,6 +92,7 @@ func (r *run) code(ctx context.Context) ([]codeFile, error) {
 			out = append(out, codeFile{f.path, f.size, l.language})
 		}
 	}
+	r.codeFiles = out
 	return out, nil
 }
 
@@ -124,6 +130,38 @@ func (r *run) profile(ctx context.Context) (events.ThreatProfile, error) {
 	var p events.ThreatProfile
 	err := r.result(ctx, stageThreatModel, &p)
 	return p, err
+}
+
+// brief is what a stage that asks the model knows of the scan.
+type brief struct {
+	agent   *agent
+	inv     inventory
+	profile events.ThreatProfile
+	code    []codeFile
+}
+
+// aided makes a stage of what needs a model: where there is none, it says so.
+func aided(name string, work func(*run, context.Context, brief) (result, error)) func(*run, context.Context) (result, error) {
+	return func(r *run, ctx context.Context) (result, error) {
+		var b brief
+		var err error
+		if b.agent, err = r.agent(ctx); err != nil {
+			if no, ok := errors.AsType[*noModel](err); ok {
+				return noModelResult(name, no), nil
+			}
+			return result{}, err
+		}
+		if err := r.result(ctx, stageInventory, &b.inv); err != nil {
+			return result{}, err
+		}
+		if b.profile, err = r.profile(ctx); err != nil {
+			return result{}, err
+		}
+		if b.code, err = r.code(ctx); err != nil {
+			return result{}, err
+		}
+		return work(r, ctx, b)
+	}
 }
 
 // noModelResult is what a stage comes to that needs a model which is not there.

@@ -3,7 +3,6 @@ package engine
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 
 	"vega/events"
@@ -17,17 +16,12 @@ func (r *run) threatModel(ctx context.Context) (result, error) {
 	if r.job.Profile != nil {
 		return result{status: events.StageSkipped, detail: "a threat profile was given"}, nil
 	}
-	a, err := r.agent(ctx)
-	if no, ok := errors.AsType[*noModel](err); ok {
-		return noModelResult(stageThreatModel, no), nil
-	} else if err != nil {
-		return result{}, err
-	}
-	var inv inventory
-	if err := r.result(ctx, stageInventory, &inv); err != nil {
-		return result{}, err
-	}
-	prompt, err := r.pack.ThreatModelPrompt(pack.ThreatModelInput{Subject: r.subject(inv)})
+	return aided(stageThreatModel, (*run).draftProfile)(r, ctx)
+}
+
+func (r *run) draftProfile(ctx context.Context, b brief) (result, error) {
+	a := b.agent
+	prompt, err := r.pack.ThreatModelPrompt(pack.ThreatModelInput{Subject: r.subject(b.inv)})
 	if err != nil {
 		return result{}, err
 	}
