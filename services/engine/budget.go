@@ -30,11 +30,13 @@ type meter struct {
 // noLimit stands for a sum without a cap.
 const noLimit = math.MaxInt64
 
+// left is what may still be spent, as far as one can tell while calls are on their way. What is reserved for those is the most that they can cost, with the whole output limit; they
+// rarely come near it, and the proxy has the last word anyway.
 func (m meter) left() int64 {
 	if m.Cap == 0 {
 		return noLimit
 	}
-	return max(m.Cap-m.Spent-m.Reserved, 0)
+	return max(m.Cap-m.Spent-m.Reserved/4, 0)
 }
 
 func (a *agent) allowance(ctx context.Context) (allowance, error) {
@@ -72,6 +74,9 @@ const (
 // left is what may be spent in this stage: by the caps on requests, and by those on tokens and cost, in tokens. What a token costs is what one has cost so far.
 func (p *purse) left(al allowance) leftover {
 	l := leftover{al.Requests.left(), al.Tokens.left()}
+	if al.Requests.Cap > 0 {
+		l.requests = max(al.Requests.Cap-al.Requests.Spent-al.Requests.Reserved, 0) // a call is one request, whatever it costs
+	}
 	if money := al.Cost.left(); money != noLimit && al.Tokens.Spent > 0 && al.Cost.Spent > 0 {
 		l.tokens = min(l.tokens, int64(float64(money)*float64(al.Tokens.Spent)/float64(al.Cost.Spent)))
 	}

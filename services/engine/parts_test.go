@@ -267,3 +267,72 @@ func BenchmarkFind(b *testing.B) {
 		}
 	}
 }
+
+// What a component is told is about what it is made of.
+func TestFactsAreThoseOfTheComponent(t *testing.T) {
+	t.Parallel()
+	inv := inventory{Dependencies: []dependency{{Name: "django", Path: "backend/requirements.txt"}, {Name: "react", Path: "web/package.json"}, {Name: "common", Path: "package.json"}}}
+	code := []codeFile{{"backend/app.py", 100, "Python"}, {"web/app.tsx", 300, "TSX"}, {"web/tool.py", 10, "Python"}}
+	for _, c := range []struct {
+		paths []string
+		want  string
+	}{
+		{[]string{"backend"}, "{[Python] [django common] [backend/app.py]}"},
+		{[]string{"web"}, "{[TSX Python] [react common] [web/app.tsx web/tool.py]}"},
+		{[]string{"web/app.tsx"}, "{[TSX] [react common] [web/app.tsx]}"},
+		{[]string{"."}, "{[TSX Python] [django react common] [backend/app.py web/app.tsx web/tool.py]}"},
+	} {
+		if got := fmt.Sprint(factsOf(inv, code, c.paths)); got != c.want {
+			t.Errorf("%v: %s, want %s", c.paths, got, c.want)
+		}
+	}
+}
+
+func TestAQuoteIsFoundWhereItStands(t *testing.T) {
+	t.Parallel()
+	content := []byte("one\n\ttwo(a)\nthree\n\ttwo(a)\nfour(b)\nfive\n")
+	lines := indexLines(content)
+	for _, c := range []struct {
+		name       string
+		quote      string
+		start, end int
+		from, to   int
+		ok         bool
+	}{
+		{"in its line", "two(a)", 2, 2, 2, 2, true},
+		{"without its white space", "  two(a)  ", 4, 4, 4, 4, true},
+		{"narrowed", "four(b)", 3, 6, 5, 5, true},
+		{"over two lines", "two(a)\nfour(b)", 4, 5, 4, 5, true},
+		{"somewhere else, once", "four(b)", 1, 1, 5, 5, true},
+		{"somewhere else, twice", "two(a)", 1, 1, 0, 0, false},
+		{"nowhere", "six", 1, 2, 0, 0, false},
+		{"in lines that do not exist", "four(b)", 7, 9, 0, 0, false},
+		{"backwards", "one", 3, 2, 0, 0, false},
+		{"nothing", " \n", 1, 1, 0, 0, false},
+	} {
+		from, to, ok := locateQuote(content, lines, c.quote, c.start, c.end)
+		if from != c.from || to != c.to || ok != c.ok {
+			t.Errorf("%s: %d to %d, %v; want %d to %d, %v", c.name, from, to, ok, c.from, c.to, c.ok)
+		}
+	}
+}
+
+// A purse divides what is left by the pieces that are left, keeps its part for later, and never begins what could not end.
+func TestSharesOfABudget(t *testing.T) {
+	t.Parallel()
+	cap := func(spent, limit int64) meter { return meter{Spent: spent, Cap: limit} }
+	p := &purse{keep: 5}
+	if l := p.left(allowance{Requests: cap(10, 110), Tokens: cap(1000, 0)}); l.requests != 80 || l.tokens != noLimit {
+		t.Errorf("left %+v, want 80 requests after a fifth was kept, and no limit on tokens", l)
+	}
+	if l := p.left(allowance{Requests: cap(90, 110)}); l.requests != 0 {
+		t.Errorf("left %+v, want none: the last 20 are kept", l)
+	}
+	money := &purse{}
+	if l := money.left(allowance{Tokens: cap(100_000, 0), Cost: cap(2e9, 3e9)}); l.tokens != 50_000 {
+		t.Errorf("left %+v, want what a dollar buys at the price so far", l)
+	}
+	if l := money.left(allowance{Tokens: cap(0, 0), Cost: cap(0, 3e9)}); l.tokens != noLimit {
+		t.Errorf("left %+v: what a token costs is not known yet", l)
+	}
+}

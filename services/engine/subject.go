@@ -36,6 +36,11 @@ func (r *run) subject(inv inventory) pack.Subject {
 	for _, d := range inv.Dependencies[:min(len(inv.Dependencies), maxSubjectLines)] {
 		s.Dependencies = append(s.Dependencies, strings.TrimSpace(fmt.Sprintf("%s %s", d.Name, d.Version)))
 	}
+	var names []string
+	for _, d := range inv.Dependencies {
+		names = append(names, d.Name)
+	}
+	s.Frameworks = r.pack.Frameworks(names)
 	return s
 }
 
@@ -43,7 +48,10 @@ func (r *run) subject(inv inventory) pack.Subject {
 func factsOf(inv inventory, code []codeFile, paths []string) pack.Facts {
 	var f pack.Facts
 	for _, d := range inv.Dependencies {
-		f.Dependencies = append(f.Dependencies, d.Name)
+		// A manifest is about what lies beside and below it.
+		if folder := path.Dir(d.Path); folder == "." || len(paths) == 0 || slices.ContainsFunc(paths, func(p string) bool { return within(p, []string{folder}) || within(folder, []string{p}) }) {
+			f.Dependencies = append(f.Dependencies, d.Name)
+		}
 	}
 	bytes := map[string]int64{}
 	for _, c := range code {

@@ -64,6 +64,19 @@ func (p *Pack) Guides(f Facts) []string {
 	return out
 }
 
+// Frameworks are those of some packages that a guide is about, in their order.
+func (p *Pack) Frameworks(dependencies []string) []string {
+	var out []string
+	for _, d := range dependencies {
+		if !slices.Contains(out, d) && slices.ContainsFunc(p.guides, func(g guide) bool {
+			return slices.ContainsFunc(g.Dependencies, func(pattern string) bool { return glob(pattern, d) })
+		}) {
+			out = append(out, d)
+		}
+	}
+	return out
+}
+
 // applies says by which kind of condition the guide applies and, if by its language, where that stands in the facts.
 func (g guide) applies(f Facts) (kind, rank int) {
 	for _, pattern := range g.Dependencies {
