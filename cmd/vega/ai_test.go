@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"vega/events"
+	"vega/scripts/dockertest"
 	"vega/scripts/installed"
 	"vega/services/engine/pack"
 	"vega/services/intake"
@@ -346,4 +347,60 @@ func TestScanWithAModel(t *testing.T) {
 	if code != exitOK || strings.Count(stderr, "VEGA_LLM_PROVIDER_BASE_URL") != 1 || !strings.Contains(stderr, "codex-image") {
 		t.Errorf("without a model: exit code %d, %s%s", code, stdout, stderr)
 	}
+}
+
+// The default way: each run in a container of its own, started by the copy of the script that the binary carries. A server that is killed leaves no container, and the next one goes on.
+func TestAScanInContainers(t *testing.T) {
+	t.Parallel()
+	e := dockertest.Start(t)
+	if e == nil {
+		return // it said why
+	}
+	const image = "vega-codex-runner:scan"
+	e.RunnerImage(t, image)
+	a := newAuditor(t, 2)
+	model := enginetest.Start(t, a.answer)
+	home := t.TempDir()
+	// The first of a repeated variable counts: docker is Debian's, by the engine's own PATH.
+	env := append(e.Env(), "VEGA_LLM_PROVIDER_BASE_URL="+model.URL, "VEGA_LLM_PROVIDER_API_KEY="+model.Key, "VEGA_LLM_PROXY_LISTEN_ADDR=127.0.0.1:0", "VEGA_V16_CODEX_DOCKER_IMAGE="+image, "VEGA_V16_CODEX_MEMORY=512m")
+	s := serveIn(t, home, env...)
+	repo := a.prepare(s)
+	a.hold("audit", 1)
+	var scan struct{ ID string }
+	s.do(t, http.MethodPost, "/repositories/"+repo+"/scans", map[string]any{}, &scan)
+	a.await("audit")
+	running := func() string { return e.Must("ps", "--all", "--quiet", "--filter", "label=vega.scan="+scan.ID) }
+	if running() == "" {
+		t.Error("no container runs for the scan")
+	}
+	_ = s.cmd.Process.Kill()
+	_ = s.cmd.Wait()
+	until(t, time.Minute, "the containers of the killed server are gone", func() bool { return running() == "" })
+	s = serveIn(t, home, env...)
+	seq, err := newClient(s.base, s.token).follow(t.Context(), scan.ID, func(liveEvent) {})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var v struct {
+		Status   string
+		Attempt  int
+		Coverage struct {
+			State   string
+			Reasons []any
+		}
+		Findings events.Counts
+	}
+	s.do(t, http.MethodGet, "/scans/"+scan.ID+"?at_least="+seq, nil, &v)
+	if v.Status != "completed" || v.Attempt != 2 || v.Coverage.State != "complete" || v.Findings.High != 2 {
+		t.Errorf("the scan is %+v, want completed by the second attempt with complete coverage and two findings", v)
+	}
+	for _, q := range model.Asked() {
+		if q.Source != "/source" {
+			t.Errorf("%s was asked about %s, want the container's folder", q.Stage, q.Source)
+		}
+	}
+	if left := running(); left != "" {
+		t.Errorf("containers %s are left", left)
+	}
+	s.stop(t)
 }
