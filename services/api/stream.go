@@ -102,10 +102,14 @@ type merger struct {
 	generation events.Seq // of the latest claim that came by
 	done       int        // stages recorded so far
 	percent    int        // the most that was said so far
+	fed        bool       // by the feed
 }
 
-// progress is at least what was said before: the feed knows better, but its lines may be lost.
+// progress is at least what was said before. The feed knows how much work each stage is; where none of its lines has come by, stages count alike.
 func (m *merger) progress() int {
+	if m.fed {
+		return m.percent
+	}
 	if n := len(m.s.Stages); n > 0 {
 		m.percent = max(m.percent, min(100*m.done/n, 100))
 	}
@@ -148,7 +152,7 @@ func (m *merger) feed(l eventstore.FeedLine) (eventBody, bool) {
 	}
 	payload["attempt"] = l.Attempt
 	if p, ok := payload["percent"].(float64); ok {
-		m.percent = max(m.percent, min(int(p), 100))
+		m.percent, m.fed = max(m.percent, min(int(p), 100)), true
 	}
 	return eventBody{ID: m.at.String(), Sequence: m.at.Log, Kind: l.Kind, At: l.At, Payload: payload}, true
 }

@@ -37,13 +37,14 @@ func (e *noModel) Error() string { return e.why }
 
 // agent is what the stages of one run share to ask the model. It is made before the first question.
 type agent struct {
-	r        *run
-	upstream codex.Upstream
-	model    string
-	catalog  []byte
-	redact   *redactor
-	http     *http.Client
-	deadline time.Time // the last moment for a run to come to its end; zero: none
+	r           *run
+	upstream    codex.Upstream
+	model       string
+	catalog     []byte
+	redact      *redactor
+	http        *http.Client
+	sandboxHint string    // what to look at when no command of the agent succeeds
+	deadline    time.Time // the last moment for a run to come to its end; zero: none
 
 	mu   sync.Mutex // guards what follows, for an instant
 	runs int        // begun in this attempt, for the names of their folders
@@ -120,9 +121,10 @@ func (r *run) newAgent(ctx context.Context) (*agent, error) {
 		whole := time.Until(end)
 		a.deadline = end.Add(-min(whole/lastPart, lastTime))
 	}
-	where := "without a container"
-	if version.Contained {
-		where = "in containers"
+	where := "in containers"
+	if !version.Contained {
+		where = "without a container"
+		a.sandboxHint = " (if Codex cannot use its sandbox here: VEGA_V16_CODEX_SANDBOX)"
 	}
 	r.log(ctx, fmt.Sprintf("model %s through Codex %s, %s; engine pack %s", a.model, version.Number, where, r.pack.Version()))
 	return a, nil
@@ -227,7 +229,7 @@ func (a *agent) askTwice(ctx context.Context, q question, t *transcript) (reply,
 	}
 	rep := reply{answer: a.relative([]byte(res.Answer)), finished: res.Finished, looked: t.succeeded}
 	if t.commands > 1 && t.succeeded == 0 {
-		return reply{}, fmt.Errorf("none of the %d commands that the agent ran succeeded, the last one with %q", t.commands, t.lastOutput)
+		return reply{}, fmt.Errorf("none of the %d commands that the agent ran succeeded, the last one with %q%s", t.commands, t.lastOutput, a.sandboxHint)
 	}
 	bad, ok := errors.AsType[*pack.AnswerError](a.r.pack.Check(q.name, rep.answer))
 	if !ok {

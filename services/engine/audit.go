@@ -100,7 +100,7 @@ func (r *run) auditOne(ctx context.Context, a *agent, c pack.Component, q questi
 	}
 	if rep.looked == 0 {
 		// An answer about code that nobody has read would be shown as a clean audit.
-		return out, errors.New("the agent answered without having read anything")
+		return out, errors.New("the agent answered without having read anything" + a.sandboxHint)
 	}
 	var answer pack.AuditAnswer
 	if err := json.Unmarshal(rep.answer, &answer); err != nil {
