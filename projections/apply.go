@@ -159,6 +159,7 @@ func applyScan(tx Tx, r events.Recorded) error {
 			s.Worker = e.Worker
 		}
 	case events.AttemptStarted:
+		s.Pack = e.PackDigest
 		if s.StartedAt.IsZero() {
 			s.StartedAt = r.At
 		}

@@ -76,6 +76,7 @@ type (
 		Priority   events.Priority     `json:"priority"`
 		RerunOf    events.ScanID       `json:"rerun_of,omitempty"`
 		Profile    int                 `json:"threat_profile_version,omitempty"`
+		Pack       events.Digest       `json:"pack_digest,omitempty"`  // of the engine pack that the last attempt went by
 		Base       events.ScanID       `json:"base_scan_id,omitempty"` // the repository's last completed scan when this one was asked for
 		Budget     *events.Budget      `json:"budget,omitempty"`       // what this scan may spend, beside what every scan may
 		Status     scan.Status         `json:"status"`

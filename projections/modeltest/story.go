@@ -104,7 +104,7 @@ func Story(tb testing.TB) *History {
 	h.queue(12, 4, 1, user(2), events.High)
 	h.run(12)
 	h.Add(ofScan(12), events.BySystem("maintenance"), events.AttemptExpired{Attempt: 1, Worker: "work_test_1", Reason: "disconnected", Priority: events.High})
-	h.Add(ofScan(12), worker(2), events.AttemptClaimed{Attempt: 2, Worker: "work_test_2"}, events.AttemptStarted{Attempt: 2, Worker: "work_test_2", Engine: "1.0.0"})
+	h.Add(ofScan(12), worker(2), events.AttemptClaimed{Attempt: 2, Worker: "work_test_2"}, events.AttemptStarted{Attempt: 2, Worker: "work_test_2", Engine: "1.0.0", PackDigest: "sha256:pack"})
 	h.Add(ofScan(12), worker(2), stage(2, "inventory", 0), events.FindingsRecorded{Attempt: 2, Stage: "secrets", Findings: []events.Finding{finding(4, 1, events.SeverityCritical), finding(4, 2, events.SeverityHigh)}})
 	h.complete(12, events.Counts{Critical: 1, High: 1}, 2)
 
@@ -164,7 +164,7 @@ func (h *History) queue(n, repo, tree int, by events.UserID, p events.Priority) 
 // run claims and starts a queued scan.
 func (h *History) run(n int) {
 	h.Add(ofScan(n), worker(1), events.AttemptClaimed{Attempt: 1, Worker: workerID(1), Host: "host-1"})
-	h.Add(ofScan(n), worker(1), events.AttemptStarted{Attempt: 1, Worker: workerID(1), Engine: "1.0.0"})
+	h.Add(ofScan(n), worker(1), events.AttemptStarted{Attempt: 1, Worker: workerID(1), Engine: "1.0.0", PackDigest: "sha256:pack"})
 }
 
 func (h *History) complete(n int, counts events.Counts, money int64) {

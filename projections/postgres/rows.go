@@ -86,6 +86,7 @@ var (
 			text("rerun_of", func(r *projections.Scan) *events.ScanID { return &r.RerunOf }),
 			number("profile_version", func(r *projections.Scan) *int { return &r.Profile }),
 			text("base_scan_id", func(r *projections.Scan) *events.ScanID { return &r.Base }),
+			text("pack_digest", func(r *projections.Scan) *events.Digest { return &r.Pack }),
 			document("budget", func(r *projections.Scan) **events.Budget { return &r.Budget }),
 			text("status", func(r *projections.Scan) *scan.Status { return &r.Status }),
 			number("attempt", func(r *projections.Scan) *int { return &r.Attempt }),

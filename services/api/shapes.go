@@ -196,6 +196,7 @@ type scanBody struct {
 	Unranked      bool                `json:"priority_ignored,omitempty" doc:"True when the way scans reach workers here knows no priorities"`
 	RerunOf       events.ScanID       `json:"rerun_of,omitempty"`
 	Profile       int                 `json:"threat_profile_version,omitempty"`
+	Pack          events.Digest       `json:"pack_digest,omitempty" doc:"Of the engine pack that its last attempt went by: prompts, schemas and rules"`
 	Base          events.ScanID       `json:"base_scan_id,omitempty" doc:"The repository's last completed scan when this one was asked for"`
 	Stage         *string             `json:"stage" doc:"The stage that runs now"`
 	Stages        []stageBody         `json:"stages"`
@@ -258,7 +259,7 @@ func (s *Server) shapeScan(r projections.Scan, queue int) scanBody {
 	b := scanBody{ID: r.ID, Project: r.Project, Repository: r.Repository, Snapshot: r.Snapshot, User: r.User, Status: r.Status, Attempt: r.Attempt,
 		MaxAttempts: r.MaxAttempt, Paths: texts(r.Paths), Model: r.Model, Priority: r.Priority, RerunOf: r.RerunOf, Profile: r.Profile,
 		Coverage: coverageBody{cmp.Or(r.Coverage.State, events.CoverageUnknown), r.Coverage.Reasons}, Findings: r.Counts, Rejected: r.Rejected,
-		Usage: shapeUsage(r.Usage), Reserved: shapeReserved(r.Reserved), Budget: shapeBudget(r.Budget), Caps: shapeCaps(s.Caps.Within(r.Budget)), Denied: r.Denied, Base: r.Base, UnitsDone: r.Units, Comparison: shapeComparison(r), CreatedAt: r.CreatedAt, ClaimedAt: when(r.ClaimedAt), StartedAt: when(r.StartedAt), FinishedAt: when(r.FinishedAt),
+		Usage: shapeUsage(r.Usage), Reserved: shapeReserved(r.Reserved), Budget: shapeBudget(r.Budget), Caps: shapeCaps(s.Caps.Within(r.Budget)), Denied: r.Denied, Pack: r.Pack, Base: r.Base, UnitsDone: r.Units, Comparison: shapeComparison(r), CreatedAt: r.CreatedAt, ClaimedAt: when(r.ClaimedAt), StartedAt: when(r.StartedAt), FinishedAt: when(r.FinishedAt),
 		Version: r.Version, Sequence: r.Seq, Stages: make([]stageBody, len(r.Stages))}
 	if r.Worker != "" {
 		b.Worker = new(r.Worker)
