@@ -272,7 +272,11 @@ func connectServer(ctx context.Context, made assembly, f scanFlags, stderr io.Wr
 	}
 	// Scans run right here, whatever a deployment that shares the settings does.
 	cfg.ForOneProcess()
-	cfg.LogLevel = max(cfg.LogLevel, slog.LevelWarn)
+	// What goes wrong in a scan is in its coverage; the process's own log would say it once more, in the middle of the progress.
+	cfg.LogLevel = max(cfg.LogLevel, slog.LevelError)
+	if f.verbose {
+		cfg.LogLevel = slog.LevelWarn
+	}
 	n, err := openAPINode(ctx, cfg, made, newLogger(cfg, stderr), nil)
 	waiting := false
 	for held, ok := errors.AsType[*lockedError](err); ok; held, ok = errors.AsType[*lockedError](err) {
