@@ -54,9 +54,9 @@ func partsOf(n, looks int) func(enginetest.Question) pt.Answer {
 // A budget that ends in the third of eight components leaves what was found so far, names what was not audited, and is not exceeded by one request.
 func TestABudgetThatEndsInTheThirdOfEightComponents(t *testing.T) {
 	t.Parallel()
-	model := enginetest.Start(t, partsOf(8, 2))
-	// One request for the threat model, one for the plan, three for each of two components; the third has begun when two are left.
-	const limit = 2 + 3 + 3 + 2
+	model := enginetest.Start(t, partsOf(8, 4))
+	// One request for the threat model, one for the plan, three that are kept for the reviews, five for each of two components, and four for the third, which would take five.
+	const limit = 2 + 3 + 5 + 5 + 4
 	l := enginetest.Begin(t, model, func(c *llmproxy.Config) { c.MaxRequestsPerScan = limit })
 	rec := newRecorder()
 	e := aided(t, func(c *engine.Config) { c.Parallel = 1 })

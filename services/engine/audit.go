@@ -81,7 +81,7 @@ func (r *run) audit(ctx context.Context, b brief) (result, error) {
 			return r.auditOne(ctx, a, c, question{stage: stageAudit, unit: c.ID, name: pack.Audit, prompt: prompt, pace: pace}, masked)
 		}})
 	}
-	left, why, err := r.eachPiece(ctx, a, &purse{a: a, keep: reviewPart}, stageAudit, pieces)
+	left, why, err := r.eachPiece(ctx, a, &purse{a: a, keep: reviewPart, useful: 4}, stageAudit, pieces)
 	if err != nil {
 		return result{}, err
 	}

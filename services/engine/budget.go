@@ -48,27 +48,29 @@ func (a *agent) allowance(ctx context.Context) (allowance, error) {
 // purse holds the runs of one stage to what the scan may still spend, and each of them to its share. The proxy's caps hold whatever happens here; a purse sees to it that they are
 // met with an answer in hand: a run whose share ends gets one last request, for the answer.
 //
-// A share is what is left, without what is kept for later stages, divided by the pieces of work that are left; what a piece does not use is there for the others.
-// A piece that would get less than is useful is not begun, so a budget that is too small for all is spent on the first ones, which are the riskiest.
+// A share is what is left, without what is kept for later stages, divided by the pieces of work that are not done; what one does not use is there for the others. A piece that would get less than is useful waits for
+// those that run, and if none does it is not begun: a budget that is too small for all is spent on the first ones, which are the riskiest.
 type purse struct {
 	a    *agent
 	keep int64 // one part in so many is kept for later stages; 0: nothing
+
+	useful int64 // with fewer requests for each run a piece of work is not begun
 
 	mu      sync.Mutex // guards what follows, for an instant
 	kept    *leftover  // in absolute terms, once it is known
 	waiting int        // pieces that were not begun
 	running int
-	over    *gap // once a piece could not be begun; what is kept stays for later stages
+	ended   chan struct{} // closed and replaced when a run ends
+	over    *gap          // once a piece could not be begun; what is kept stays for later stages
 }
 
 // leftover is what may still be spent.
 type leftover struct{ requests, tokens int64 }
 
 const (
-	usefulRequests = 2      // with fewer a piece of work is not begun
-	usefulTokens   = 12_000 // likewise
-	leastShare     = 4      // requests that a piece may always make, if they are there
-	answerTokens   = 4_000  // what a model needs to write an answer
+	usefulTokens = 12_000 // with fewer for each run a piece of work is not begun
+	leastShare   = 6      // requests that a piece may always make, if they are there
+	answerTokens = 4_000  // what a model needs to write an answer
 )
 
 // left is what may be spent in this stage: by the caps on requests, and by those on tokens and cost, in tokens. What a token costs is what one has cost so far.
@@ -105,44 +107,52 @@ func minus(n, kept int64) int64 {
 	return max(n-kept, 0)
 }
 
-// begin takes a piece of work from those that wait. It returns what paces its run, or why it is not to be begun.
+// begin takes a piece of work from those that wait, as soon as there is enough for it. It returns what paces its run, or why it is not to be begun.
 func (p *purse) begin(ctx context.Context) (func(context.Context, codex.Call) (codex.Verdict, string), *gap) {
-	if over := p.a.asking(); over != nil {
-		return nil, over
+	for {
+		if over := p.a.asking(); over != nil {
+			return nil, over
+		}
+		al, err := p.a.allowance(ctx)
+		if err != nil {
+			al = allowance{} // the proxy decides about each request in any case
+		}
+		ended, over := p.enter(p.left(al), al)
+		if ended == nil {
+			if over != nil {
+				return nil, over
+			}
+			return p.pace, nil
+		}
+		select {
+		case <-ended:
+		case <-ctx.Done():
+			return nil, &gap{codeFailed, "the attempt was ended"}
+		}
 	}
-	if over := p.ended(); over != nil {
-		return nil, over
-	}
-	al, err := p.a.allowance(ctx)
-	if err != nil {
-		al = allowance{} // the proxy decides about each request in any case
-	}
-	l := p.left(al)
-	if l.requests < usefulRequests || l.tokens < usefulTokens {
-		p.mu.Lock()
-		defer p.mu.Unlock()
+}
+
+// enter begins a piece if there is enough for it and for those that run. Otherwise it returns what to wait for, or why there is nothing to wait for.
+func (p *purse) enter(l leftover, al allowance) (ended <-chan struct{}, over *gap) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	runs := int64(p.running + 1)
+	switch {
+	case p.over != nil:
+		return nil, p.over
+	case l.requests >= p.useful*runs && l.tokens >= usefulTokens*runs:
+		p.waiting--
+		p.running++
+		return nil, nil
+	case p.running > 0:
+		if p.ended == nil {
+			p.ended = make(chan struct{})
+		}
+		return p.ended, nil
+	default:
 		p.over = &gap{codeCap, fmt.Sprintf("the scan's budget is used up (%s)", al)}
 		return nil, p.over
 	}
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	pieces := int64(p.waiting + p.running)
-	p.waiting--
-	p.running++
-	share := leftover{l.requests, l.tokens}
-	if pieces > 0 && l.requests != noLimit {
-		share.requests = max(l.requests/pieces, leastShare)
-	}
-	if pieces > 0 && l.tokens != noLimit {
-		share.tokens = max(l.tokens/pieces, usefulTokens)
-	}
-	return func(ctx context.Context, c codex.Call) (codex.Verdict, string) { return p.pace(ctx, c, share) }, nil
-}
-
-func (p *purse) ended() *gap {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return p.over
 }
 
 // end gives the place of a run back.
@@ -150,19 +160,29 @@ func (p *purse) end() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.running--
+	if p.ended != nil {
+		close(p.ended)
+		p.ended = nil
+	}
 }
 
 // pace decides about one request of a run.
-func (p *purse) pace(ctx context.Context, c codex.Call, share leftover) (codex.Verdict, string) {
+func (p *purse) pace(ctx context.Context, c codex.Call) (codex.Verdict, string) {
 	al, err := p.a.allowance(ctx)
 	if err != nil {
 		return codex.Go, ""
 	}
 	l := p.left(al)
 	p.mu.Lock()
-	running := int64(max(p.running, 1))
+	running, pieces := int64(max(p.running, 1)), int64(max(p.running+p.waiting, 1))
 	p.mu.Unlock()
+	return verdict(c, l, running, pieces, al)
+}
+
+// verdict is pace without asking anybody. A run's share is its part of what there was for all pieces that are not done: it grows when others end with less.
+func verdict(c codex.Call, l leftover, running, pieces int64, al allowance) (codex.Verdict, string) {
 	need := c.Bytes/3 + answerTokens
+	used := c.Spent.Input + c.Spent.Output
 	switch {
 	case l.requests == 0 || l.tokens == 0:
 		return codex.Stop, fmt.Sprintf("the scan's budget is used up (%s)", al)
@@ -170,8 +190,9 @@ func (p *purse) pace(ctx context.Context, c codex.Call, share leftover) (codex.V
 		return codex.Go, ""
 	case l.requests <= running, l.tokens < running*2*need:
 		return codex.Finish, fmt.Sprintf("the scan's budget is nearly used up (%s)", al)
-	case c.Spent.Requests+1 >= share.requests, share.tokens != noLimit && c.Spent.Input+c.Spent.Output+2*need >= share.tokens:
-		return codex.Finish, "its share of the scan's budget is nearly used up"
+	case l.requests != noLimit && c.Spent.Requests+1 >= max((c.Spent.Requests+l.requests)/pieces, leastShare),
+		l.tokens != noLimit && used+2*need >= max((used+l.tokens)/pieces, usefulTokens):
+		return codex.Finish, fmt.Sprintf("its share of the scan's budget is nearly used up (%s)", al)
 	}
 	return codex.Go, ""
 }

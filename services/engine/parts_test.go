@@ -17,6 +17,7 @@ import (
 
 	"vega/config/secret"
 	"vega/events"
+	"vega/services/engine/codex"
 	"vega/v16"
 )
 
@@ -334,5 +335,56 @@ func TestSharesOfABudget(t *testing.T) {
 	}
 	if l := money.left(allowance{Tokens: cap(0, 0), Cost: cap(0, 3e9)}); l.tokens != noLimit {
 		t.Errorf("left %+v: what a token costs is not known yet", l)
+	}
+}
+
+// What a run is told about its next request, by what is left for it and the others.
+func TestVerdictsOfABudget(t *testing.T) {
+	t.Parallel()
+	all := leftover{noLimit, noLimit}
+	for _, c := range []struct {
+		name            string
+		call            codex.Call
+		left            leftover
+		running, pieces int64
+		want            codex.Verdict
+	}{
+		{"no limit", codex.Call{N: 50, Spent: codex.Usage{Requests: 49}}, all, 3, 9, codex.Go},
+		{"nothing left", codex.Call{N: 1}, leftover{0, noLimit}, 1, 1, codex.Stop},
+		{"the first request", codex.Call{N: 1}, leftover{1, noLimit}, 1, 5, codex.Go},
+		{"the last request of the scan", codex.Call{N: 2, Spent: codex.Usage{Requests: 1}}, leftover{1, noLimit}, 1, 5, codex.Finish},
+		{"one for each run", codex.Call{N: 2, Spent: codex.Usage{Requests: 1}}, leftover{3, noLimit}, 3, 3, codex.Finish},
+		{"within its share", codex.Call{N: 6, Spent: codex.Usage{Requests: 5}}, leftover{25, noLimit}, 1, 3, codex.Go},
+		{"at the end of its share", codex.Call{N: 10, Spent: codex.Usage{Requests: 9}}, leftover{21, noLimit}, 1, 3, codex.Finish},
+		{"its share has grown: it is alone", codex.Call{N: 10, Spent: codex.Usage{Requests: 9}}, leftover{21, noLimit}, 1, 1, codex.Go},
+		{"a small share is six requests", codex.Call{N: 5, Spent: codex.Usage{Requests: 4}}, leftover{8, noLimit}, 2, 8, codex.Go},
+		{"tokens within its share", codex.Call{N: 2, Bytes: 30_000, Spent: codex.Usage{Requests: 1, Input: 10_000}}, leftover{noLimit, 300_000}, 1, 3, codex.Go},
+		{"tokens at the end of its share", codex.Call{N: 5, Bytes: 30_000, Spent: codex.Usage{Requests: 4, Input: 90_000}}, leftover{noLimit, 200_000}, 1, 3, codex.Finish},
+		{"tokens for an answer and no more", codex.Call{N: 2, Bytes: 30_000, Spent: codex.Usage{Requests: 1}}, leftover{noLimit, 20_000}, 1, 1, codex.Finish},
+	} {
+		if got, why := verdict(c.call, c.left, c.running, c.pieces, allowance{}); got != c.want {
+			t.Errorf("%s: %v (%s), want %v", c.name, got, why, c.want)
+		}
+	}
+}
+
+// A piece for which there is not enough waits for the ones that run; when none does, it is not begun, and neither is any after it.
+func TestAPieceWaitsForThoseThatRun(t *testing.T) {
+	t.Parallel()
+	p := &purse{waiting: 3, useful: 3}
+	if ended, over := p.enter(leftover{5, noLimit}, allowance{}); ended != nil || over != nil {
+		t.Fatalf("the first piece is not begun: %v", over)
+	}
+	ended, over := p.enter(leftover{5, noLimit}, allowance{})
+	if ended == nil || over != nil {
+		t.Fatalf("the second piece does not wait: %v", over)
+	}
+	p.end()
+	<-ended
+	if ended, over := p.enter(leftover{2, noLimit}, allowance{}); ended != nil || over == nil || over.code != codeCap {
+		t.Errorf("with two requests left and nobody running a piece is begun or waits: %v", over)
+	}
+	if _, over := p.enter(leftover{100, noLimit}, allowance{}); over == nil {
+		t.Error("a piece is begun after one was not")
 	}
 }

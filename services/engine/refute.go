@@ -49,7 +49,7 @@ func (r *run) refute(ctx context.Context, b brief) (result, error) {
 		}})
 		groups[len(pieces)-1].unit = unit
 	}
-	left, why, err := r.eachPiece(ctx, a, &purse{a: a}, stageRefute, pieces)
+	left, why, err := r.eachPiece(ctx, a, &purse{a: a, useful: 2}, stageRefute, pieces)
 	if err != nil {
 		return result{}, err
 	}

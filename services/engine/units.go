@@ -49,7 +49,7 @@ func (r *run) eachPiece(ctx context.Context, a *agent, p *purse, stage string, p
 			}
 			pace, over := p.begin(gctx)
 			if over != nil {
-				notBegun[i] = over
+				notBegun[i] = over // or ctx has ended, and nobody asks
 				return nil
 			}
 			defer p.end()
