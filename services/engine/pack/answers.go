@@ -128,6 +128,7 @@ func (p *Pack) Check(n Name, answer []byte) error {
 type wrong struct {
 	place string
 	what  string
+	cut   int // a text that is too long would do with so many characters, a list with so many entries; 0: it is something else
 }
 
 func (w wrong) String() string {
@@ -138,21 +139,24 @@ func (w wrong) String() string {
 	return s
 }
 
+// whole is one problem of an answer as such.
+func whole(format string, args ...any) []wrong { return []wrong{{what: fmt.Sprintf(format, args...)}} }
+
 func (p *Pack) check(n Name, answer []byte) []wrong {
 	k := p.answers[n]
 	switch {
 	case k == nil:
-		return []wrong{{"", fmt.Sprintf("the pack has no prompt %q", n)}}
+		return whole("the pack has no prompt %q", n)
 	case len(answer) > maxAnswerBytes:
-		return []wrong{{"", fmt.Sprintf("the answer has %d bytes, at most %d are allowed", len(answer), maxAnswerBytes)}}
+		return whole("the answer has %d bytes, at most %d are allowed", len(answer), maxAnswerBytes)
 	case firstInvalid(answer) >= 0:
-		return []wrong{{"", fmt.Sprintf("line %d is not UTF-8", lineAt(answer, firstInvalid(answer)))}}
+		return whole("line %d is not UTF-8", lineAt(answer, firstInvalid(answer)))
 	case len(bytes.TrimSpace(answer)) == 0:
-		return []wrong{{"", "the answer is empty"}}
+		return whole("the answer is empty")
 	}
 	root, broken := parse(answer)
 	if broken != nil {
-		return []wrong{{"", fmt.Sprintf("line %d: the answer %s", broken.line, broken.what)}}
+		return whole("line %d: the answer %s", broken.line, broken.what)
 	}
 	c := checker{kind: k}
 	c.bounds(root, "", "")
@@ -161,13 +165,13 @@ func (p *Pack) check(n Name, answer []byte) []wrong {
 	}
 	doc, err := jsonschema.UnmarshalJSON(bytes.NewReader(answer))
 	if err != nil {
-		return []wrong{{"", err.Error()}}
+		return whole("%v", err)
 	}
 	if err := k.compiled.Validate(doc); err != nil {
 		if e, ok := errors.AsType[*jsonschema.ValidationError](err); ok {
 			return schemaWrongs(e)
 		}
-		return []wrong{{"", err.Error()}}
+		return whole("%v", err)
 	}
 	c.meaning(p, n, answer)
 	return c.wrongs
@@ -192,10 +196,10 @@ func schemaWrongs(e *jsonschema.ValidationError) []wrong {
 				place.WriteString("." + part)
 			}
 		}
-		out = append(out, wrong{strings.TrimPrefix(place.String(), "."), u.Error.String()})
+		out = append(out, wrong{place: strings.TrimPrefix(place.String(), "."), what: u.Error.String()})
 	}
 	if len(out) == 0 {
-		out = append(out, wrong{"", e.Error()})
+		out = append(out, whole("%v", e)...)
 	}
 	return out
 }
@@ -212,8 +216,11 @@ func (c *checker) add(place, format string, args ...any) {
 	if len(c.wrongs) == maxAnswerProblems {
 		return
 	}
-	c.wrongs = append(c.wrongs, wrong{place, fmt.Sprintf(format, args...)})
+	c.wrongs = append(c.wrongs, wrong{place: place, what: fmt.Sprintf(format, args...)})
 }
+
+// cuttable says of the newest problem that cutting would mend it.
+func (c *checker) cuttable(to int) { c.wrongs[len(c.wrongs)-1].cut = to }
 
 // bounds holds every text, list and number against its bound. place has the indexes of lists, field has none.
 func (c *checker) bounds(n *node, place, field string) {
@@ -226,7 +233,10 @@ func (c *checker) bounds(n *node, place, field string) {
 	case array:
 		if ok && f.unit == "entries" && (len(n.items) < f.Min || len(n.items) > f.Max) {
 			c.add(place, "has %d entries, want %d to %d", len(n.items), f.Min, f.Max)
-			c.endless = c.endless || len(n.items) > f.Max
+			if len(n.items) > f.Max {
+				c.endless = true
+				c.cuttable(f.Max)
+			}
 		}
 		for i, item := range n.items {
 			c.bounds(item, fmt.Sprintf("%s[%d]", place, i), field+"[]")
@@ -239,6 +249,7 @@ func (c *checker) bounds(n *node, place, field string) {
 			c.add(place, "has a NUL character")
 		case ok && length > f.Max:
 			c.add(place, "has %d characters, at most %d are allowed", length, f.Max)
+			c.cuttable(f.Max)
 		case ok && utf8.RuneCountInString(strings.TrimSpace(n.text)) < f.Min:
 			c.add(place, "has fewer than %d characters", f.Min)
 		case ok && f.OneLine && strings.ContainsAny(n.text, "\n\r"):
