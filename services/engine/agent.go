@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -195,7 +196,10 @@ type question struct {
 type reply struct {
 	answer     []byte
 	finished   string         // why the model had to come to an end, if it had
-	looked     int            // how many commands it ran that succeeded
+	looked     int            // how many commands it ran that showed something
+	taken      []string       // what was taken out of the answer because it could not be accepted
+	claims     int            // findings in the first answer, in whatever form
+	first      []byte         // of an answer that was repaired: what could be accepted of the one before
 	transcript *events.Object // nil: nothing was said
 }
 
@@ -206,8 +210,8 @@ func (e *badAnswer) Error() string {
 	return "the model's answer was not in the required form: " + e.err.Error()
 }
 
-// ask runs Codex with a question until its answer is what the schema says, at most twice: the second run is shown what was wrong. The transcript of both is
-// stored, whatever becomes of them. Errors: the cause of ctx, the recorder's, *codex.Failure, *badAnswer, and others for this machine's faults.
+// ask runs Codex with a question until its answer is what the schema says, at most twice: the second run is shown what was wrong. Of an answer that is not, all the same, the entries are
+// kept that can be accepted. The transcript of both is stored, whatever becomes of them. Errors: the cause of ctx, the recorder's, *codex.Failure, *badAnswer, and others for this machine's faults.
 func (a *agent) ask(ctx context.Context, q question) (reply, error) {
 	t := newTranscript(a, q)
 	rep, err := a.askTwice(ctx, q, t)
@@ -227,36 +231,55 @@ func (a *agent) askTwice(ctx context.Context, q question, t *transcript) (reply,
 	if err != nil {
 		return reply{}, err
 	}
-	rep := reply{answer: a.relative([]byte(res.Answer)), finished: res.Finished, looked: t.succeeded}
 	if t.commands > 1 && t.succeeded == 0 {
 		return reply{}, fmt.Errorf("none of the %d commands that the agent ran succeeded, the last one with %q%s", t.commands, t.lastOutput, a.sandboxHint)
 	}
+	rep := reply{answer: a.relative([]byte(res.Answer)), finished: res.Finished, looked: t.succeeded}
 	bad, ok := errors.AsType[*pack.AnswerError](a.r.pack.Check(q.name, rep.answer))
 	if !ok {
 		return rep, nil
 	}
+	var loose struct{ Findings []any }
+	if json.Unmarshal(rep.answer, &loose) == nil { // what is no JSON has none
+		rep.claims = len(loose.Findings)
+	}
 	t.say(ctx, "the answer was not in the required form; it is asked for once more")
+	first, taken, usable := a.r.pack.Salvage(q.name, rep.answer)
 	prompt, err := a.r.pack.RepairPrompt(pack.RepairInput{Problems: bad.Problems, Answer: res.Answer})
 	if err != nil {
 		return reply{}, err
 	}
 	// What was over for the first run is not over for this one: it needs a single request, and without it the first was for nothing.
 	q.pace = nil
-	if res, err = a.once(ctx, q, t, prompt); err != nil {
-		return reply{}, &badAnswer{bad}
+	res, err = a.once(ctx, q, t, prompt)
+	if ctx.Err() != nil {
+		return reply{}, context.Cause(ctx)
 	}
-	rep.answer = a.relative([]byte(res.Answer))
-	if err := a.r.pack.Check(q.name, rep.answer); err != nil {
-		return reply{}, &badAnswer{err}
+	if err == nil {
+		// The repaired answer counts. What the first one had right and this one has not is for the caller to put together.
+		repaired := a.relative([]byte(res.Answer))
+		if kept, more, ok := a.r.pack.Salvage(q.name, repaired); ok {
+			rep.answer, rep.taken = kept, more
+			if usable {
+				rep.first = first
+			}
+			return rep, nil
+		}
 	}
-	return rep, nil
+	if usable {
+		rep.answer, rep.taken = first, taken
+		return rep, nil
+	}
+	return reply{}, &badAnswer{bad}
 }
 
 // pathFields are the fields of answers that hold paths, alone or in lists.
 var pathFields = map[string]bool{"file": true, "path": true, "paths": true, "examined": true, "checked": true}
 
-// relative is an answer whose paths are relative to the tree, also where the model gave the folder of the tree with them. What is no JSON stays as it is.
+// relative is an answer whose paths are relative to the tree, also where the model gave the folder of the tree with them, and without the fence of Markdown that may stand around it. What is no JSON stays
+// as it is.
 func (a *agent) relative(answer []byte) []byte {
+	answer = unfenced(answer)
 	var v any
 	if json.Unmarshal(answer, &v) != nil {
 		return answer
@@ -290,6 +313,19 @@ func (a *agent) relative(answer []byte) []byte {
 		return answer
 	}
 	return out
+}
+
+// unfenced is a text without the fence of Markdown that stands around all of it.
+func unfenced(text []byte) []byte {
+	inner, ok := bytes.CutPrefix(bytes.TrimSpace(text), []byte("```"))
+	if !ok {
+		return text
+	}
+	if inner, ok = bytes.CutSuffix(inner, []byte("```")); !ok {
+		return text
+	}
+	_, inner, _ = bytes.Cut(inner, []byte("\n")) // the name of the language
+	return bytes.TrimSpace(inner)
 }
 
 // once runs Codex.

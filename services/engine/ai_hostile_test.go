@@ -252,3 +252,45 @@ func TestAnAnswerInTheWrongFormIsRepairedOnce(t *testing.T) {
 		t.Errorf("findings %+v, coverage %+v", rec.findings, out.Coverage)
 	}
 }
+
+// One claim in the wrong form costs that claim, not the others of its component: what could be accepted before the repair and after it is kept, the rest is counted, and what the audit says nothing about is named.
+func TestOneBadClaimCostsThatClaim(t *testing.T) {
+	t.Parallel()
+	files := map[string]string{"svc1/main.py": "import os, sys\n\n\ndef run1(name):\n    os.system(\"echo \" + name)\n\n\nrun1(sys.argv[1])\n", "svc1/other.py": "print(1)\n", "svc1/query.sql": "SELECT 1;\n", ".github/workflows/ci.yml": "on: push\n"}
+	good := found("injection.command", "high", "svc1/main.py", 5, 5, `    os.system("echo " + name)`, "run1")
+	second := found("injection.code", "low", "svc1/main.py", 8, 8, "run1(sys.argv[1])", "")
+	bad := good
+	bad.File = "/etc/passwd"
+	model := enginetest.Start(t, func(q enginetest.Question) pt.Answer {
+		switch {
+		case q.Stage == "plan":
+			return q.Answer(planOf("svc1"))
+		case q.Stage == "audit" && q.Repair:
+			return q.Answer(auditOf("svc1/main.py", second, bad)) // it forgets the good one, and repeats the bad one
+		case q.Stage == "audit" && q.Results == 0:
+			return q.Shell("cat svc1/*; false")
+		case q.Stage == "audit":
+			return q.Answer(auditOf("svc1/main.py", good, bad))
+		}
+		return partsOf(1, 1)(q)
+	})
+	l := enginetest.Begin(t, model, nil)
+	rec := newRecorder()
+	job := aidedJob(t, l, tree(t, files))
+	job.Profile = new(profileAnswer.ThreatProfile)
+	out, err := aided(t, nil).Run(t.Context(), job, rec)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(rec.findings) != 2 || out.Rejected != 1 {
+		t.Errorf("%d findings, %d rejected; want the two good ones, and the bad one counted: %+v", len(rec.findings), out.Rejected, rec.findings)
+	}
+	for _, path := range []string{"svc1/other.py", "svc1/query.sql"} {
+		if !hasReason(out, "audit", path, "skipped") {
+			t.Errorf("the coverage does not say that %s was not examined: %+v", path, out.Coverage.Reasons)
+		}
+	}
+	if !hasReason(out, "plan", ".github/workflows/ci.yml", "skipped") {
+		t.Errorf("the coverage does not say that the plan leaves the workflow out: %+v", out.Coverage.Reasons)
+	}
+}

@@ -27,6 +27,7 @@ type componentResult struct {
 	Examined    []string       `json:"examined"`
 	NotExamined []pack.LeftOut `json:"not_examined"`
 	Summary     string         `json:"summary"`
+	Dropped     []string       `json:"dropped,omitempty"` // claims that could not be accepted, and why
 }
 
 // auditResult is what the stage stores: the candidates of all components, and what was said about each.
@@ -54,8 +55,11 @@ func (r *run) audit(ctx context.Context, b brief) (result, error) {
 	}
 	switch {
 	case r.done[stagePlan].Result == nil:
-		why := "there is no plan to audit by: " + r.done[stagePlan].Detail
-		return result{status: events.StageFailed, detail: cleanText(why), reasons: []events.CoverageReason{{Stage: stageAudit, Code: codeFailed, Message: cleanText(why)}}}, nil
+		why, code := "there is no plan to audit by: "+r.done[stagePlan].Detail, codeFailed
+		if reasons := r.done[stagePlan].Reasons; len(reasons) > 0 {
+			code = reasons[0].Code
+		}
+		return result{status: events.StageFailed, detail: cleanText(why), reasons: []events.CoverageReason{{Stage: stageAudit, Code: code, Message: cleanText(why)}}}, nil
 	case len(p.Components) == 0:
 		return result{status: events.StageDone, detail: "nothing to audit"}, nil
 	}
@@ -78,7 +82,7 @@ func (r *run) audit(ctx context.Context, b brief) (result, error) {
 			if err != nil {
 				return unitResult{}, err
 			}
-			return r.auditOne(ctx, a, c, question{stage: stageAudit, unit: c.ID, name: pack.Audit, prompt: prompt, pace: pace}, masked)
+			return r.auditOne(ctx, a, c, question{stage: stageAudit, unit: c.ID, name: pack.Audit, prompt: prompt, pace: pace}, b.code, masked)
 		}})
 	}
 	left, why, err := r.eachPiece(ctx, a, &purse{a: a, keep: reviewPart, useful: 4}, stageAudit, pieces)
@@ -89,7 +93,7 @@ func (r *run) audit(ctx context.Context, b brief) (result, error) {
 }
 
 // auditOne asks about one component and keeps what was answered, as candidates.
-func (r *run) auditOne(ctx context.Context, a *agent, c pack.Component, q question, masked map[string][]span) (unitResult, error) {
+func (r *run) auditOne(ctx context.Context, a *agent, c pack.Component, q question, code []codeFile, masked map[string][]span) (unitResult, error) {
 	rep, err := a.ask(ctx, q)
 	var out unitResult
 	if rep.transcript != nil {
@@ -106,6 +110,7 @@ func (r *run) auditOne(ctx context.Context, a *agent, c pack.Component, q questi
 	if err := json.Unmarshal(rep.answer, &answer); err != nil {
 		return out, fmt.Errorf("read the audit: %w", err)
 	}
+	answer.Findings = union(answer.Findings, rep.first)
 	res := componentResult{Component: c.ID, Summary: a.redact.text(ctx, answer.Summary), Examined: []string{}, NotExamined: []pack.LeftOut{}}
 	for _, name := range answer.Examined {
 		if name = r.inTree(name); r.holds(name) {
@@ -122,21 +127,62 @@ func (r *run) auditOne(ctx context.Context, a *agent, c pack.Component, q questi
 			out.reasons = append(out.reasons, events.CoverageReason{Stage: stageAudit, Path: cleanText(l.Path), Code: codeSkipped, Message: cleanText(fmt.Sprintf("%s: not examined: %s", c.Title, l.Reason))})
 		}
 	}
-	out.reasons = out.reasons[:min(len(out.reasons), maxReasons)]
 	if rep.finished != "" {
 		out.reasons = append(out.reasons, events.CoverageReason{Stage: stageAudit, Code: codeOfFinish(rep.finished),
 			Message: cleanText(fmt.Sprintf("component %q (%s) was audited only in part: %s", c.Title, strings.Join(c.Paths, ", "), rep.finished))})
 	}
+	for _, what := range rep.taken {
+		what = cleanText(a.redact.text(ctx, what))
+		res.Dropped = append(res.Dropped, what)
+		r.log(ctx, fmt.Sprintf("audit %s: not accepted: %s", c.ID, what))
+	}
+	if n := rep.claims - len(answer.Findings) - len(rep.taken); n > 0 {
+		res.Dropped = append(res.Dropped, fmt.Sprintf("%d claims of the first answer are not in the repaired one", n))
+	}
+	out.reasons = append(out.reasons, r.notLookedAt(c, code, res)...)
 	res.Files = r.claims(ctx, a, answer.Findings, masked)
 	out.object, err = r.put(ctx, "audit-"+c.ID+".json", res)
 	if err != nil {
 		return out, err
 	}
+	out.reasons = out.reasons[:min(len(out.reasons), maxReasons)]
 	out.detail = fmt.Sprintf("%d claims, %d files examined", res.count(), len(res.Examined))
+	if n := len(res.Dropped); n > 0 {
+		out.detail += fmt.Sprintf(", %d not accepted", n)
+	}
 	if rep.finished != "" {
 		out.detail += "; cut short: " + rep.finished
 	}
 	return out, nil
+}
+
+// notLookedAt names the code of a component that its audit says neither to have examined nor why not.
+func (r *run) notLookedAt(c pack.Component, code []codeFile, res componentResult) []events.CoverageReason {
+	missed := gaps{stage: stageAudit}
+	for _, f := range code {
+		if !within(f.path, c.Paths) || slices.ContainsFunc(res.Examined, func(p string) bool { return within(f.path, []string{p}) }) ||
+			slices.ContainsFunc(res.NotExamined, func(l pack.LeftOut) bool { return within(f.path, []string{l.Path}) }) {
+			continue
+		}
+		missed.add(f.path, codeSkipped, "%s: the audit does not say that it was examined", c.Title)
+	}
+	return missed.list()
+}
+
+// union adds to findings what an earlier answer had at other places.
+func union(findings []pack.AuditFinding, earlier []byte) []pack.AuditFinding {
+	var first pack.AuditAnswer
+	if len(earlier) == 0 || json.Unmarshal(earlier, &first) != nil {
+		return findings
+	}
+	for _, f := range first.Findings {
+		if !slices.ContainsFunc(findings, func(g pack.AuditFinding) bool {
+			return g.Rule == f.Rule && g.File == f.File && g.StartLine == f.StartLine
+		}) {
+			findings = append(findings, f)
+		}
+	}
+	return findings
 }
 
 // codeOfFinish tells the end of a budget from that of time.
@@ -179,6 +225,7 @@ func (r *run) auditResult(ctx context.Context, p plan, left []piece, why gap) (r
 			}
 			audited++
 			out.Files = append(out.Files, one.Files...)
+			res.rejected += len(one.Dropped)
 			s.Status, s.Detail, s.Examined, s.Summary = "completed", u.Detail, len(one.Examined), one.Summary
 			res.artifacts = append(res.artifacts, u.Artifacts...)
 			res.reasons = append(res.reasons, u.Reasons...)

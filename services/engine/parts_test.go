@@ -388,3 +388,18 @@ func TestAPieceWaitsForThoseThatRun(t *testing.T) {
 		t.Error("a piece is begun after one was not")
 	}
 }
+
+func TestAFailedCommandMayHaveShownSomething(t *testing.T) {
+	t.Parallel()
+	for output, want := range map[string]bool{
+		"": false,
+		"cat: missing: No such file or directory\n":                                                   false,
+		"/bin/bash: line 1: cd: /nowhere: No such file or directory\n":                                false,
+		"thread 'main' (12) panicked at launcher.rs:60:\nbwrap: no permissions to make a namespace\n": false,
+		"package main\n\nfunc main() {\n\tprintln(\"hello there\")\n}\ncat: b: No such file\n":        true,
+	} {
+		if got := showsSomething(output); got != want {
+			t.Errorf("%q: %v", output, got)
+		}
+	}
+}

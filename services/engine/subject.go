@@ -96,12 +96,29 @@ func (r *run) code(ctx context.Context) ([]codeFile, error) {
 		if l.language == "" && l.manifest != "" && !isLockFile(f.path) && !l.vendored && !l.generated {
 			l.language = l.manifest // a Dockerfile, a Makefile: it runs programs too
 		}
+		if l.language == "" && !l.binary && !l.generated && (!l.vendored || strings.HasPrefix(f.path, ".")) && (r.pack.Concerns(f.path) || isQueryOrSettings(f.path)) {
+			// Among what counts as vendored elsewhere are folders such as .github, whose files are the project's own.
+			l.language = enry.GetLanguage(path.Base(f.path), head) // a workflow, a deployment
+			l.language = cmp.Or(l.language, "settings")
+		}
 		if l.language != "" {
 			out = append(out, codeFile{f.path, f.size, l.language})
 		}
 	}
 	r.codeFiles = out
 	return out, nil
+}
+
+// isQueryOrSettings knows files that are no programs and decide about security all the same: queries, and settings of servers.
+func isQueryOrSettings(name string) bool {
+	base := strings.ToLower(path.Base(name))
+	switch path.Ext(base) {
+	case ".sql", ".tf", ".hcl", ".rego", ".cedar":
+		return true
+	case ".conf":
+		return strings.Contains(base, "nginx") || strings.Contains(base, "httpd") || strings.Contains(base, "apache") || strings.Contains(base, "haproxy") || strings.Contains(base, "sshd")
+	}
+	return base == "nginx.conf" || base == ".htaccess" || base == "web.config" || base == "jenkinsfile"
 }
 
 // foldersOf sums the code up by folder, two levels deep, for a plan.

@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"regexp"
 	"strings"
 	"time"
 
@@ -78,7 +79,8 @@ func (t *transcript) end(res codex.Result, err error) {
 func (t *transcript) event(ctx context.Context, e codex.Event) {
 	if e.Type == "item.completed" && e.Item.Type == "command_execution" {
 		t.commands++
-		if e.Item.ExitCode != nil && *e.Item.ExitCode == 0 {
+		// A search without a match, or a pipe whose last part fails, has shown something all the same.
+		if e.Item.ExitCode != nil && (*e.Item.ExitCode == 0 || showsSomething(e.Item.Output)) {
 			t.succeeded++
 		}
 		t.lastOutput = t.a.redact.text(ctx, lastOf(e.Item.Output))
@@ -190,4 +192,18 @@ func lastOf(s string) string {
 	s = strings.TrimSpace(s)
 	s = s[strings.LastIndexByte(s, '\n')+1:]
 	return clipText(s, 200)
+}
+
+// complaint is a line in which a program says what it cannot do.
+var complaint = regexp.MustCompile(`^(?:\S*/)?(?:ba|da|z)?(?:sh|cat|ls|rg|grep|find|sed|nl|head|tail|awk|xargs|cd|error|warning|bwrap|bubblewrap|thread|note)\b[^:]*:`)
+
+// showsSomething says whether the output of a command that failed has anything in it but complaints.
+func showsSomething(output string) bool {
+	n := 0
+	for line := range strings.Lines(output) {
+		if line = strings.TrimSpace(line); !complaint.MatchString(line) && !strings.Contains(line, "panicked at") {
+			n += len(line)
+		}
+	}
+	return n >= 40
 }

@@ -77,6 +77,13 @@ func (p *Pack) Frameworks(dependencies []string) []string {
 	return out
 }
 
+// Concerns says that a guide is about files of this name, whatever language they are in.
+func (p *Pack) Concerns(name string) bool {
+	return slices.ContainsFunc(p.guides, func(g guide) bool {
+		return slices.ContainsFunc(g.Files, func(pattern string) bool { return fileGlob(pattern, name) })
+	})
+}
+
 // applies says by which kind of condition the guide applies and, if by its language, where that stands in the facts.
 func (g guide) applies(f Facts) (kind, rank int) {
 	for _, pattern := range g.Dependencies {
