@@ -30,13 +30,18 @@ var forms = map[string]form{
 	"email":        {"an e-mail address", isEmail},
 	"path":         {"a path such as /v1, starting with a slash and not ending with one", isPath},
 	"name":         {"1 to 128 letters, digits, '.', '_' and '-', starting with a letter or digit", namePattern.MatchString},
+	"memory":       {"a size as Docker writes it, such as 512m or 2g", memoryPattern.MatchString},
+	"cpus":         {"a number of processors such as 2 or 0.5", func(s string) bool { n, err := strconv.ParseFloat(s, 64); return err == nil && n > 0 && n <= 1024 }},
+	"image":        {"the name of an image, such as vega-codex-runner:latest", imagePattern.MatchString},
 	"text":         {"at most 4096 bytes of UTF-8 without control characters", isText},
 }
 
 var (
-	namePattern = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$`)
-	pathPattern = regexp.MustCompile(`^(/[A-Za-z0-9_~-][A-Za-z0-9._~-]*)+$`)
-	hostPattern = regexp.MustCompile(`^[A-Za-z0-9_]([A-Za-z0-9_-]*[A-Za-z0-9_])?(\.[A-Za-z0-9_]([A-Za-z0-9_-]*[A-Za-z0-9_])?)*\.?$`)
+	namePattern   = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$`)
+	memoryPattern = regexp.MustCompile(`^[1-9][0-9]{0,9}[bkmgBKMG]?$`)
+	imagePattern  = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._/:@-]{0,254}$`)
+	pathPattern   = regexp.MustCompile(`^(/[A-Za-z0-9_~-][A-Za-z0-9._~-]*)+$`)
+	hostPattern   = regexp.MustCompile(`^[A-Za-z0-9_]([A-Za-z0-9_-]*[A-Za-z0-9_])?(\.[A-Za-z0-9_]([A-Za-z0-9_-]*[A-Za-z0-9_])?)*\.?$`)
 )
 
 func isText(s string) bool {

@@ -87,7 +87,7 @@ version() {
 	local reason said
 	need_docker
 	if ! reason=$(docker version --format '{{.Server.Version}}' 2>&1); then
-		fail "the Docker engine does not answer: $(one_line "$reason")"
+		fail "the Docker engine does not answer: $(one_line "$reason") Start it, or set VEGA_V16_CODEX_BIN=codex to run Codex without a container"
 	fi
 	if ! reason=$(docker image inspect --format '{{.Id}}' "$image" 2>&1); then
 		fail "Docker has no image $image: build it with make codex-image, or name another in VEGA_V16_CODEX_DOCKER_IMAGE ($(one_line "$reason"))"

@@ -238,6 +238,9 @@ func (u usageView) tokens() int64 { return u.InputTokens + u.OutputTokens }
 
 // money is what was spent of what may be. It needs mu.
 func (p *progress) money() string {
+	if p.usage.CostUSD == 0 && p.usage.tokens() > 0 {
+		return "an amount that is not known (the model has no price here)"
+	}
 	if p.caps.CostUSD > 0 {
 		return usd(p.usage.CostUSD) + " of " + usd(p.caps.CostUSD)
 	}

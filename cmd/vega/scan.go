@@ -14,6 +14,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -42,26 +43,33 @@ type scanFlags struct {
 	verbose         bool
 }
 
+const (
+	maxBudget = price.NanoUSD(1e6 * 1e9) // a million US dollars
+	unlimited = -1 << 63                 // the flag was not given
+)
+
 // spending is the budget as the API takes it; nil when there is none. Its error names the flag.
 func (f scanFlags) spending() (map[string]any, error) {
 	out := map[string]any{}
 	if f.budget != "" {
 		var cost price.NanoUSD
 		if err := cost.UnmarshalText([]byte(f.budget)); err != nil {
-			return nil, fmt.Errorf("--budget is %q, want US dollars with at most nine decimals, such as 2.50", f.budget)
+			return nil, fmt.Errorf("--budget is %q, want US dollars with at most nine decimals and at most a million, such as 2.50", f.budget)
 		}
-		if cost > 0 {
-			out["cost_usd"] = json.Number(cost.String())
+		if cost <= 0 || cost > maxBudget {
+			return nil, fmt.Errorf("--budget is %s, want more than 0 and at most a million US dollars; without it there is no limit but the configured one", f.budget)
 		}
+		out["cost_usd"] = json.Number(cost.String())
 	}
 	for _, n := range []struct {
 		flag, field string
 		value       int64
 	}{{"max-requests", "requests", f.maxRequests}, {"max-tokens", "tokens", f.maxTokens}} {
-		if n.value < 0 {
-			return nil, fmt.Errorf("--%s is %d, want 0 (no limit) or more", n.flag, n.value)
-		}
-		if n.value > 0 {
+		switch {
+		case n.value == unlimited:
+		case n.value <= 0:
+			return nil, fmt.Errorf("--%s is %d, want 1 or more; without it there is no limit but the configured one", n.flag, n.value)
+		default:
 			out[n.field] = n.value
 		}
 	}
@@ -69,6 +77,20 @@ func (f scanFlags) spending() (map[string]any, error) {
 		return nil, nil
 	}
 	return out, nil
+}
+
+// limitValue is a number that a flag limits something to.
+type limitValue struct{ n *int64 }
+
+func (v *limitValue) String() string { return "" } // the default is no number
+func (v *limitValue) Type() string   { return "N" }
+func (v *limitValue) Set(s string) error {
+	n, err := strconv.ParseInt(s, 10, 64)
+	if err != nil {
+		return errors.New("want a whole number")
+	}
+	*v.n = n
+	return nil
 }
 
 func newScanCommand(made assembly) *cobra.Command {
@@ -96,6 +118,9 @@ Exit codes:
   VEGA_TOKEN=... vega scan . --server https://vega.example.com/v1`,
 		Args: cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if cmd.Flags().Changed("budget") && f.budget == "" || cmd.Flags().Changed("model") && f.model == "" {
+				return errors.New("--budget and --model want a value when they are given")
+			}
 			path := "."
 			if len(args) > 0 {
 				path = args[0]
@@ -113,8 +138,9 @@ Exit codes:
 	fl.StringVar(&f.priority, "priority", "normal", "high, normal or low")
 	fl.StringVar(&f.model, "model", "", "model to use instead of VEGA_V16_MODEL")
 	fl.StringVar(&f.budget, "budget", "", "most that the model may cost in this scan, in `USD`, beside the configured limit (default: no limit of its own)")
-	fl.Int64Var(&f.maxRequests, "max-requests", 0, "most calls to the model; 0: no limit of its own")
-	fl.Int64Var(&f.maxTokens, "max-tokens", 0, "most tokens, input and output; 0: no limit of its own")
+	f.maxRequests, f.maxTokens = unlimited, unlimited
+	fl.Var(&limitValue{&f.maxRequests}, "max-requests", "most calls to the model, beside the configured limit")
+	fl.Var(&limitValue{&f.maxTokens}, "max-tokens", "most tokens, input and output, beside the configured limit")
 	fl.BoolVarP(&f.quiet, "quiet", "q", false, "no progress")
 	fl.BoolVarP(&f.verbose, "verbose", "v", false, "show the log lines of the stages, too")
 	for flag, values := range map[string][]string{"fail-on": append(severityNames(), "none"), "priority": {"high", "normal", "low"}} {
@@ -139,6 +165,7 @@ type scanView struct {
 	SnapshotID   string          `json:"snapshot_id"`
 	Status       string          `json:"status"`
 	Coverage     events.Coverage `json:"coverage"`
+	Rejected     int             `json:"findings_rejected"`
 	Usage        usageView       `json:"usage"`
 	Caps         capsView        `json:"caps"`
 	Comparison   *comparison     `json:"comparison"`
@@ -209,6 +236,9 @@ func runScan(ctx context.Context, made assembly, f scanFlags, path string, stdou
 		if err != nil {
 			return err
 		}
+		if !server.borrowed && f.server == "" {
+			tellEarlier(ctx, server, p)
+		}
 		code, err := j.run(ctx, server, p, stdout)
 		p.done()
 		err = errors.Join(err, server.close())
@@ -226,6 +256,22 @@ func runScan(ctx context.Context, made assembly, f scanFlags, path string, stdou
 			return exitCode(code)
 		}
 		return nil
+	}
+}
+
+// tellEarlier names the scans that an earlier command has left behind and that go on in this process.
+func tellEarlier(ctx context.Context, s *server, p *progress) {
+	var list struct {
+		Items []struct {
+			ID        string    `json:"id"`
+			CreatedAt time.Time `json:"created_at"`
+		}
+	}
+	if s.call(ctx, http.MethodGet, "/scans?status=queued,claimed,running,cancelling", "", nil, &list) != nil {
+		return // it is only told
+	}
+	for _, v := range list.Items {
+		p.say("scan %s, begun %s and not ended then, goes on as well", v.ID, v.CreatedAt.Local().Format(time.DateTime))
 	}
 }
 
@@ -472,7 +518,7 @@ func (j *job) run(ctx context.Context, s *server, p *progress, stdout io.Writer)
 // turnOn says what a scan needs whose stages that use a model were left out.
 var turnOn = [3]string{
 	"The stages that use a model did not run. They need its provider: VEGA_LLM_PROVIDER_BASE_URL (such as https://api.openai.com/v1) and VEGA_LLM_PROVIDER_API_KEY.",
-	"They also need the Codex CLI: `make codex-image` builds its Docker image; VEGA_V16_CODEX_BIN=codex runs the one that is installed, without a container.",
+	"They also need the Codex CLI: `make codex-image` builds its Docker image; VEGA_V16_CODEX_BIN=codex runs the one that is installed, without a container (it reads whatever you can: for source that you trust).",
 	"--budget USD, --max-requests N and --max-tokens N bound what a scan may spend; without them only the configured limits hold.",
 }
 

@@ -22,6 +22,7 @@ func show(w io.Writer, f scanFlags, v scanView, findings []findingView) error {
 		Snapshot:   events.SnapshotID(v.SnapshotID),
 		Status:     v.Status,
 		Coverage:   v.Coverage,
+		Rejected:   v.Rejected,
 	}
 	for _, x := range findings {
 		d.Findings = append(d.Findings, report.Finding{Finding: x.Finding, Triage: x.Triage})

@@ -12,10 +12,10 @@ import (
 	"vega/services/llmproxy/price"
 )
 
-// budgetRequest is what somebody wants to spend on one scan at most; what is absent or 0 is no limit of this scan's own.
+// budgetRequest is what somebody wants to spend on one scan at most; what is absent is no limit of this scan's own.
 type budgetRequest struct {
-	Requests int64  `json:"requests,omitempty" minimum:"0" maximum:"1000000000000000" doc:"Calls to the provider, repetitions included"`
-	Tokens   int64  `json:"tokens,omitempty" minimum:"0" maximum:"1000000000000000" doc:"Input and output"`
+	Requests int64  `json:"requests,omitempty" minimum:"1" maximum:"1000000000000000" doc:"Calls to the provider, repetitions included"`
+	Tokens   int64  `json:"tokens,omitempty" minimum:"1" maximum:"1000000000000000" doc:"Input and output"`
 	CostUSD  amount `json:"cost_usd,omitempty" doc:"US dollars, with at most nine decimals"`
 }
 
@@ -24,7 +24,7 @@ type amount string
 
 // Schema tells huma that it is a number.
 func (amount) Schema(huma.Registry) *huma.Schema {
-	return &huma.Schema{Type: huma.TypeNumber, Minimum: new(0.0), Maximum: new(1e6), Description: "US dollars, with at most nine decimals"}
+	return &huma.Schema{Type: huma.TypeNumber, ExclusiveMinimum: new(0.0), Maximum: new(1e6), Description: "US dollars, with at most nine decimals"}
 }
 
 // UnmarshalJSON keeps the number's text.

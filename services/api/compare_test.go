@@ -307,7 +307,6 @@ func TestBudgetOfAScan(t *testing.T) {
 	for _, tc := range []struct{ body, budget, caps string }{
 		{`{}`, "<nil>", "map[cost_usd:2.5 requests:100]"},
 		{`{"budget":{}}`, "<nil>", "map[cost_usd:2.5 requests:100]"},
-		{`{"budget":{"requests":0,"tokens":0,"cost_usd":0}}`, "<nil>", "map[cost_usd:2.5 requests:100]"},
 		{`{"budget":{"requests":7}}`, "map[requests:7]", "map[cost_usd:2.5 requests:7]"},
 		{`{"budget":{"requests":700,"tokens":50000,"cost_usd":2.49}}`, "map[cost_usd:2.49 requests:700 tokens:50000]", "map[cost_usd:2.49 requests:100 tokens:50000]"},
 		{`{"budget":{"cost_usd":0.000000001}}`, "map[cost_usd:1e-09]", "map[cost_usd:1e-09 requests:100]"},

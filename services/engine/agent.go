@@ -124,7 +124,7 @@ func (r *run) newAgent(ctx context.Context) (*agent, error) {
 	}
 	where := "in containers"
 	if !version.Contained {
-		where = "without a container"
+		where = "without a container, so that its commands can read whatever this user can"
 		a.sandboxHint = " (if Codex cannot use its sandbox here: VEGA_V16_CODEX_SANDBOX)"
 	}
 	r.log(ctx, fmt.Sprintf("model %s through Codex %s, %s; engine pack %s", a.model, version.Number, where, r.pack.Version()))

@@ -18,7 +18,7 @@ type Config struct {
 	CodexBin string `env:"VEGA_V16_CODEX_BIN, default=scripts/codex-in-target-container.sh" doc:"Command used to invoke Codex. The default runs Codex in an isolated Docker container. Override with a plain codex binary for debugging."`
 
 	// CodexDockerImage is the image that the default CodexBin starts.
-	CodexDockerImage string `env:"VEGA_V16_CODEX_DOCKER_IMAGE, default=vega-codex-runner:latest" doc:"Docker image used for Codex isolation."`
+	CodexDockerImage string `env:"VEGA_V16_CODEX_DOCKER_IMAGE, default=vega-codex-runner:latest" form:"image" doc:"Docker image used for Codex isolation."`
 
 	// Model is the model's name as the provider knows it.
 	Model string `env:"VEGA_V16_MODEL, default=gpt-5.4" doc:"AI model name passed to Codex."`
@@ -36,9 +36,9 @@ type Config struct {
 	CodexSandbox string `env:"VEGA_V16_CODEX_SANDBOX, default=read-only" oneof:"read-only none" doc:"What confines a plain codex binary: its own sandbox (read-only), or nothing but what the process runs in (none). The container script does not use it."`
 
 	// CodexMemory, CodexPIDs and CodexCPUs bound the container of one run.
-	CodexMemory string `env:"VEGA_V16_CODEX_MEMORY, default=2g" doc:"Memory of the container of one run, as Docker writes it."`
+	CodexMemory string `env:"VEGA_V16_CODEX_MEMORY, default=2g" form:"memory" doc:"Memory of the container of one run, as Docker writes it."`
 	CodexPIDs   int    `env:"VEGA_V16_CODEX_PIDS, default=256" min:"16" max:"65536" doc:"Processes in the container of one run."`
-	CodexCPUs   string `env:"VEGA_V16_CODEX_CPUS, default=2" doc:"Processors that the container of one run may use, as Docker writes it."`
+	CodexCPUs   string `env:"VEGA_V16_CODEX_CPUS, default=2" form:"cpus" doc:"Processors that the container of one run may use, as Docker writes it."`
 
 	// MaskSecret keys the HMAC that stands for a found credential in events and findings.
 	MaskSecret secret.String `env:"VEGA_MASK_SECRET" secret:"true" shown:"(generated)" doc:"Key of the HMAC that stands for a found credential, so that the same credential is recognised without being kept. Generated and kept under the data folder if unset; workers on several machines need the same one."`

@@ -49,14 +49,14 @@ func (r *run) merge(ctx context.Context) (result, error) {
 	}
 	res := result{status: events.StageDone, detail: fmt.Sprintf("%d findings from %d places", len(all), in.count()), reasons: reasons}
 	var err error
-	res.compared, err = r.compare(ctx, reasons)
+	res.compared, err = r.compare(ctx, in.Refuted, reasons)
 	return res, err
 }
 
 // compare says how the findings stand to what was known before, and stores the ledger that the next scan begins with. A ledger of the scan before that cannot be read costs what only it
 // knew: which of its findings had been there before, and which had been resolved.
-func (r *run) compare(ctx context.Context, reasons []events.CoverageReason) (*events.Compared, error) {
-	now := report.Seen{Scan: r.job.Scan, Findings: r.findings, Coverage: r.outcome().Coverage.State, Paths: r.job.Paths}
+func (r *run) compare(ctx context.Context, refuted []events.Fingerprint, reasons []events.CoverageReason) (*events.Compared, error) {
+	now := report.Seen{Scan: r.job.Scan, Findings: r.findings, Coverage: r.outcome().Coverage.State, Paths: r.job.Paths, Refuted: refuted}
 	if len(reasons) > 0 {
 		now.Coverage = events.CoveragePartial
 	}

@@ -149,6 +149,11 @@ func (r *run) refuteResult(ctx context.Context, in verified, groups []claimGroup
 		verdicts[g.fingerprint] = v
 	}
 	out := verified{Refused: in.Refused}
+	for _, g := range groups { // in their order, which is always the same
+		if verdicts[g.fingerprint].Verdict == pack.Refuted {
+			out.Refuted = append(out.Refuted, g.fingerprint)
+		}
+	}
 	counts := map[string]int{}
 	for _, v := range verdicts {
 		counts[v.Verdict]++

@@ -14,6 +14,8 @@ import (
 type verified struct {
 	candidates
 	Refused []refusal `json:"refused"` // at most maxRefusals
+	// Refuted are the claims that a review did not believe.
+	Refuted []events.Fingerprint `json:"refuted,omitempty"`
 }
 
 // refusal is a candidate that is not shown as a finding.

@@ -79,12 +79,14 @@ type Seen struct {
 	Findings []events.Finding
 	Coverage events.CoverageState
 	Paths    []string // what was to be looked at, files and folders; empty means everything
+	// Refuted are weaknesses that were claimed and that a review did not believe. The code is what it was, and somebody has changed his mind: that resolves nothing.
+	Refuted []events.Fingerprint
 }
 
 // Compare says how now stands to what was known before. before is the ledger of the base scan, nil when none was recorded; base is the base scan itself, nil when
 // there was none. A base without a ledger counts as one that found everything for the first time. A weakness is its fingerprint: order, lines and titles do not matter.
 //
-// What now did not find is resolved only if now could have found it, which takes complete coverage and a place among now's paths. The ledger keeps what was
+// What now did not find is resolved only if now could have found it, which takes complete coverage and a place among now's paths, and if nobody claimed it all the same and was refuted. The ledger keeps what was
 // resolved earlier, and the counts, which are over all that the comparison saw, leave it out.
 func Compare(base *Seen, before *Ledger, now Seen) (Ledger, events.Compared) {
 	was := make(map[events.Fingerprint]Weakness)
@@ -129,7 +131,7 @@ func Compare(base *Seen, before *Ledger, now Seen) (Ledger, events.Compared) {
 			continue
 		}
 		class := ClassUnknown
-		if w.Class == ClassResolved || now.Coverage == events.CoverageComplete && within(w.File, now.Paths) {
+		if w.Class == ClassResolved || now.Coverage == events.CoverageComplete && within(w.File, now.Paths) && !slices.Contains(now.Refuted, f) {
 			class = ClassResolved
 		}
 		l.Weaknesses = append(l.Weaknesses, w.move(class, now.Scan))

@@ -287,3 +287,19 @@ func TestAnyScansKeepTheRulesOfComparison(t *testing.T) {
 		}
 	})
 }
+
+// A claim that a review does not believe this time is not resolved by that: the code is what it was.
+func TestWhatIsRefutedIsNotResolved(t *testing.T) {
+	t.Parallel()
+	f := events.Finding{Fingerprint: "fp1:a", ID: "find_a", File: "a.go"}
+	first := report.Seen{Scan: "s1", Findings: []events.Finding{f}, Coverage: events.CoverageComplete}
+	ledger, _ := report.Compare(nil, nil, first)
+	for _, c := range []struct {
+		refuted []events.Fingerprint
+		want    events.Compared
+	}{{nil, events.Compared{Base: "s1", Resolved: 1}}, {[]events.Fingerprint{"fp1:a"}, events.Compared{Base: "s1", Unknown: 1}}} {
+		if _, got := report.Compare(&first, &ledger, report.Seen{Scan: "s2", Coverage: events.CoverageComplete, Refuted: c.refuted}); got != c.want {
+			t.Errorf("refuted %v: %+v, want %+v", c.refuted, got, c.want)
+		}
+	}
+}

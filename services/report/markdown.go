@@ -27,7 +27,7 @@ func Markdown(w io.Writer, d Document) error {
 	line("Coverage", "**"+string(d.Coverage.State)+"**")
 	line("Findings", countsText(d.Counts))
 	if d.Rejected > 0 {
-		line("Rejected", fmt.Sprintf("%d findings whose file, lines or quote do not exist", d.Rejected))
+		line("Rejected", fmt.Sprintf("%d claims: what they name does not exist, or an independent review refuted them", d.Rejected))
 	}
 
 	if len(d.Coverage.Reasons) > 0 {

@@ -62,7 +62,7 @@ func Table(w io.Writer, d Document, opt TableOptions) error {
 	}
 	fmt.Fprintf(&b, "Findings: %s\n", countsText(d.Counts))
 	if d.Rejected > 0 {
-		fmt.Fprintf(&b, "Rejected: %d (file, lines or quote do not exist)\n", d.Rejected)
+		fmt.Fprintf(&b, "Rejected: %d (what they name does not exist, or a review refuted them)\n", d.Rejected)
 	}
 	fmt.Fprintf(&b, "Coverage: %s\n", d.Coverage.State)
 	for _, r := range d.Coverage.Reasons {

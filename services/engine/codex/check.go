@@ -1,7 +1,6 @@
 package codex
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -13,6 +12,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"vega/services/engine/process"
 )
 
 // Version is what a program says of itself.
@@ -25,8 +26,9 @@ type Version struct {
 const Oldest = "0.149.1"
 
 const (
-	checkTime     = time.Minute // a container engine that has just started is slow
+	checkTime     = 30 * time.Second // a container engine that has just started is slow
 	removeTime    = 30 * time.Second
+	maxWord       = 16 << 10                  // bytes that are read of an answer
 	containedLine = "vega container runner 1" // the second line of a script that runs Codex in a container
 )
 
@@ -85,7 +87,7 @@ func (p *Program) remove(ctx context.Context, which string) error {
 
 // call runs the program for a word, not for a scan. The error is what it says on standard error.
 func (p *Program) call(ctx context.Context, env []string, arg string) (string, error) {
-	cmd := exec.CommandContext(ctx, p.opt.Bin, arg) //nolint:gosec // what it runs is what the operator configured
+	cmd := exec.Command(p.opt.Bin, arg) //nolint:gosec // what it runs is what the operator configured
 	cmd.Env = append(p.scriptEnviron(), env...)
 	for _, e := range p.opt.HostEnv {
 		if strings.HasPrefix(e, "HOME=") {
@@ -93,9 +95,10 @@ func (p *Program) call(ctx context.Context, env []string, arg string) (string, e
 		}
 	}
 	cmd.WaitDelay = time.Second
-	var out, errs bytes.Buffer
-	cmd.Stdout, cmd.Stderr = &out, &errs
-	err := cmd.Run()
+	out, errs := &tail{max: maxWord}, &tail{max: maxWord}
+	cmd.Stdout, cmd.Stderr = out, errs
+	begun := time.Now()
+	err := process.Run(ctx, cmd, process.NewMark("a word of "+p.opt.Bin))
 	switch {
 	case err == nil:
 		return out.String(), nil
@@ -104,9 +107,9 @@ func (p *Program) call(ctx context.Context, env []string, arg string) (string, e
 	case errors.Is(err, fs.ErrPermission):
 		return "", fmt.Errorf("codex cannot be run: %s may not be executed (VEGA_V16_CODEX_BIN)", p.opt.Bin)
 	case ctx.Err() != nil:
-		return "", fmt.Errorf("%s %s does not answer", p.opt.Bin, arg)
+		return "", fmt.Errorf("%s %s has not answered within %s", p.opt.Bin, arg, time.Since(begun).Round(time.Second))
 	}
-	said := lastLine(strings.ToValidUTF8(errs.String(), "\uFFFD"))
+	said := lastLine(errs.String())
 	if said == "" {
 		return "", fmt.Errorf("%s %s: %w", p.opt.Bin, arg, err)
 	}

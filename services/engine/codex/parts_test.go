@@ -35,7 +35,7 @@ func TestEventsOfEveryKindAreRead(t *testing.T) {
 	}, "\r\n")
 	var types []string
 	var o outcome
-	err := readEvents(strings.NewReader(in), 4<<20, func(e Event) error {
+	err := readEvents(strings.NewReader(in), 4<<20, asIs, func(e Event) error {
 		types = append(types, e.Type)
 		if e.Item.Type == "command_execution" && (len(e.Item.Output) != len(long) || *e.Item.ExitCode != 3) {
 			t.Errorf("%d bytes of output, exit %v", len(e.Item.Output), e.Item.ExitCode)
@@ -56,11 +56,11 @@ func TestEventsOfEveryKindAreRead(t *testing.T) {
 
 func TestAFloodIsAnErrorAndALongLineIsCut(t *testing.T) {
 	t.Parallel()
-	if err := readEvents(io.LimitReader(zeros{}, 1<<20), 1<<16, func(Event) error { return nil }); !errors.Is(err, errOutput) {
+	if err := readEvents(io.LimitReader(zeros{}, 1<<20), 1<<16, asIs, func(Event) error { return nil }); !errors.Is(err, errOutput) {
 		t.Errorf("readEvents = %v, want errOutput", err)
 	}
 	n := 0
-	err := readEvents(io.MultiReader(io.LimitReader(zeros{}, maxLine+100), strings.NewReader("\n{\"type\":\"after\"}")), 2*maxLine, func(e Event) error {
+	err := readEvents(io.MultiReader(io.LimitReader(zeros{}, maxLine+100), strings.NewReader("\n{\"type\":\"after\"}")), 2*maxLine, asIs, func(e Event) error {
 		n++
 		if n == 1 && (e.Type != "" || len(e.Raw) != maxLine) || n == 2 && e.Type != "after" {
 			t.Errorf("event %d is %q with %d bytes", n, e.Type, len(e.Raw))
@@ -71,10 +71,12 @@ func TestAFloodIsAnErrorAndALongLineIsCut(t *testing.T) {
 		t.Errorf("%d events, %v; want 2", n, err)
 	}
 	stop := errors.New("enough")
-	if err := readEvents(strings.NewReader("{}\n{}\n"), 100, func(Event) error { return stop }); !errors.Is(err, stop) {
+	if err := readEvents(strings.NewReader("{}\n{}\n"), 100, asIs, func(Event) error { return stop }); !errors.Is(err, stop) {
 		t.Errorf("readEvents = %v, want the callback's error", err)
 	}
 }
+
+func asIs(line []byte) []byte { return line }
 
 // zeros is a line that never ends.
 type zeros struct{}
@@ -92,7 +94,7 @@ func FuzzEvents(f *testing.F) {
 	f.Fuzz(func(t *testing.T, in []byte) {
 		var o outcome
 		lines := 0
-		err := readEvents(bytes.NewReader(in), 1<<20, func(e Event) error {
+		err := readEvents(bytes.NewReader(in), 1<<20, asIs, func(e Event) error {
 			lines++
 			o.take(e)
 			if len(e.Raw) == 0 {

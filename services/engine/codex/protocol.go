@@ -38,9 +38,9 @@ const (
 
 var errOutput = errors.New("codex wrote more than is read of a run")
 
-// readEvents calls f with every line until in ends. A line that is too long is cut: f gets its beginning, as one that is no JSON. It returns errOutput when more came than limit
+// readEvents calls f with every line, as clean leaves it, until in ends. A line that is too long is cut: f gets its beginning, as one that is no JSON. It returns errOutput when more came than limit
 // bytes, f's error, or the reader's.
-func readEvents(in io.Reader, limit int64, f func(Event) error) error {
+func readEvents(in io.Reader, limit int64, clean func([]byte) []byte, f func(Event) error) error {
 	r := bufio.NewReaderSize(in, 64<<10)
 	var line []byte
 	var total int64
@@ -57,7 +57,7 @@ func readEvents(in io.Reader, limit int64, f func(Event) error) error {
 			continue
 		}
 		if trimmed := bytes.TrimSpace(line); len(trimmed) > 0 {
-			if ferr := f(parseEvent(trimmed)); ferr != nil {
+			if ferr := f(parseEvent(clean(trimmed))); ferr != nil {
 				return ferr
 			}
 		}

@@ -169,6 +169,8 @@ func (p *Program) run(ctx context.Context, t Task) (Result, error) {
 	cmd.Env = p.environ(t, home, temp, relay)
 	cmd.Stdin = in
 	stderr := &tail{max: 4 << 10}
+	// The key is good for nothing once the run is over, and is nobody's business all the same.
+	clean := func(s string) string { return strings.ReplaceAll(s, relay.key, "[key]") }
 	cmd.Stderr = stderr
 	out, writer, err := os.Pipe()
 	if err != nil {
@@ -184,7 +186,7 @@ func (p *Program) run(ctx context.Context, t Task) (Result, error) {
 	var reading sync.WaitGroup
 	var o outcome
 	reading.Go(func() {
-		err := readEvents(out, maxOutput, func(e Event) error {
+		err := readEvents(out, maxOutput, func(line []byte) []byte { return bytes.ReplaceAll(line, []byte(relay.key), []byte("[key]")) }, func(e Event) error {
 			o.take(e)
 			if t.OnEvent != nil {
 				t.OnEvent(e)
@@ -214,7 +216,7 @@ func (p *Program) run(ctx context.Context, t Task) (Result, error) {
 	var refusal *Refusal
 	res.Usage, refusal, res.Finished = relay.spent()
 	failed := func(kind FailureKind, format string, args ...any) (Result, error) {
-		return res, &Failure{Kind: kind, Message: fmt.Sprintf(format, args...), Refusal: refusal, Stderr: stderr.String()}
+		return res, &Failure{Kind: kind, Message: clean(fmt.Sprintf(format, args...)), Refusal: refusal, Stderr: clean(stderr.String())}
 	}
 	exit, exited := errors.AsType[*exec.ExitError](perr)
 	switch {
