@@ -76,7 +76,7 @@ func newFixture(t *testing.T) *fixture {
 	}
 	t.Cleanup(func() { _ = l.Close() })
 	f.env = map[string]string{
-		"PATH": filepath.Join(dir, "bin") + ":/usr/bin:/bin", "FAKE": dir, "HOME": f.home, "CODEX_HOME": f.home, "VEGA_CODEX_HOST_HOME": "/home/of/the/user", "VEGA_RUN_KEY": key,
+		"PATH": filepath.Join(dir, "bin") + ":/usr/bin:/bin", "FAKE": dir, "HOME": f.home, "CODEX_HOME": f.home, "VEGA_CODEX_HOST_HOME": "/nowhere/home", "VEGA_RUN_KEY": key,
 		"VEGA_V16_CODEX_DOCKER_IMAGE": "runner:1", "VEGA_CODEX_SOURCE": f.source, "VEGA_CODEX_SOCKET": f.socket, "VEGA_CODEX_PORT": "4711",
 		"VEGA_CODEX_RUN": "r1", "VEGA_CODEX_SCAN": "s1", "VEGA_CODEX_FOLDER": "/var/lib/vega/process 1", "VEGA_CODEX_TIMEOUT_SECONDS": "60",
 	}
@@ -183,7 +183,7 @@ func TestCodexIsRunInAContainerThatHasNothingElse(t *testing.T) {
 				t.Errorf("docker was called with\n%q, want\n%q", got, want)
 			}
 			env := f.read("run.env")
-			if strings.Contains(env, key) || !strings.Contains(env, "\nHOME=/home/of/the/user\n") {
+			if strings.Contains(env, key) || !strings.Contains(env, "\nHOME=/nowhere/home\n") {
 				t.Errorf("docker's environment has the key, or not the user's home:\n%s", env)
 			}
 		})

@@ -35,7 +35,11 @@ func main() {
 // run is main with its deferred calls.
 func run(made assembly) int {
 	// The first signal ends ctx, and with it the work, in order; the second ends the process.
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
+	ends := []os.Signal{os.Interrupt, syscall.SIGTERM}
+	if !signal.Ignored(syscall.SIGHUP) { // nohup means it
+		ends = append(ends, syscall.SIGHUP)
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), ends...)
 	defer stop()
 	context.AfterFunc(ctx, stop)
 	err := newRootCommand(made).ExecuteContext(ctx)
