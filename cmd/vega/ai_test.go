@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"math/rand/v2"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -41,8 +42,9 @@ func aidedBy(t testing.TB, m *enginetest.Model) []string {
 
 // auditor is a model that finds one fault in each of the parts of a tree, and holds the answers that a test wants held.
 type auditor struct {
-	t     *testing.T
-	parts int
+	t       *testing.T
+	parts   int
+	sleeper string // what a held audit leaves running: a command that nobody else here runs
 
 	mu      sync.Mutex // guards what follows
 	held    map[string]int
@@ -50,7 +52,7 @@ type auditor struct {
 }
 
 func newAuditor(t *testing.T, parts int) *auditor {
-	return &auditor{t: t, parts: parts, held: map[string]int{}, reached: make(chan string, 1)}
+	return &auditor{t: t, parts: parts, sleeper: fmt.Sprintf("sleep %d", 100_000+rand.IntN(1_000_000_000)), held: map[string]int{}, reached: make(chan string, 1)}
 }
 
 // hold has the nth answer to a question of a stage, counted from now, wait until its client is gone.
@@ -68,9 +70,6 @@ func (a *auditor) source() map[string]string {
 	return files
 }
 
-// sleeper is what a held audit leaves running: a command that nobody else here runs.
-const sleeper = "sleep 86391"
-
 func (a *auditor) answer(q enginetest.Question) pt.Answer {
 	a.mu.Lock()
 	if n := a.held[q.Stage]; n > 0 && q.Results == 0 {
@@ -78,7 +77,7 @@ func (a *auditor) answer(q enginetest.Question) pt.Answer {
 		if n == 1 {
 			a.mu.Unlock()
 			if q.Stage == "audit" {
-				return q.Shell("setsid " + sleeper + " >/dev/null 2>&1 & echo started") // and then its next request is held
+				return q.Shell("setsid " + a.sleeper + " >/dev/null 2>&1 & echo started") // and then its next request is held
 			}
 			return a.wait(q)
 		}
@@ -134,15 +133,15 @@ func (a *auditor) await(stage string) {
 }
 
 // sleeping says that a command that a killed attempt left runs still.
-func sleeping(t *testing.T) bool {
-	t.Helper()
+func (a *auditor) sleeping() bool {
+	a.t.Helper()
 	lines, err := filepath.Glob("/proc/[0-9]*/cmdline")
 	if err != nil {
-		t.Fatal(err)
+		a.t.Fatal(err)
 	}
 	return slices.ContainsFunc(lines, func(path string) bool {
 		b, err := os.ReadFile(path)
-		return err == nil && strings.TrimRight(strings.ReplaceAll(string(b), "\x00", " "), " ") == sleeper
+		return err == nil && strings.TrimRight(strings.ReplaceAll(string(b), "\x00", " "), " ") == a.sleeper
 	})
 }
 
@@ -166,7 +165,7 @@ func TestKillingTheServerInEachStageOfTheAgent(t *testing.T) {
 	s.do(t, http.MethodPost, "/repositories/"+repo+"/scans", map[string]any{}, &scan)
 	for i, st := range stages {
 		a.await(st.name)
-		if st.name == "audit" && !sleeping(t) {
+		if st.name == "audit" && !a.sleeping() {
 			t.Error("the audit started nothing that could be left")
 		}
 		_ = s.cmd.Process.Kill()
@@ -175,7 +174,7 @@ func TestKillingTheServerInEachStageOfTheAgent(t *testing.T) {
 			a.hold(stages[i+1].name, stages[i+1].nth)
 		}
 		s = serveIn(t, home, env...)
-		if sleeping(t) {
+		if a.sleeping() {
 			t.Error("what the killed attempt had started runs on")
 		}
 	}
@@ -266,6 +265,9 @@ func TestCancellingAScanEndsItsAgent(t *testing.T) {
 	if v.Status != "cancelled" {
 		t.Errorf("the scan is %s", v.Status)
 	}
+	if a.sleeping() {
+		t.Error("the scan is cancelled, and what its agent had started runs on")
+	}
 	if n := len(model.Asked()); n != asked {
 		t.Errorf("the provider was asked %d times after the cancellation", n-asked)
 	}
@@ -311,7 +313,7 @@ func TestAWorkerOfThisMachineReachesTheModel(t *testing.T) {
 		Kind    string
 		Payload struct{ Message string }
 	}) bool {
-		return e.Kind == "scan_log" && strings.Contains(e.Payload.Message, "audit c1: $ ") && strings.Contains(e.Payload.Message, sleeper)
+		return e.Kind == "scan_log" && strings.Contains(e.Payload.Message, "audit c1: $ ") && strings.Contains(e.Payload.Message, a.sleeper)
 	}) {
 		t.Errorf("the live feed has no line with the agent's command: %+v", live.Items)
 	}
@@ -403,4 +405,56 @@ func TestAScanInContainers(t *testing.T) {
 		t.Errorf("containers %s are left", left)
 	}
 	s.stop(t)
+}
+
+// A worker that is asked to stop in the middle of an audit leaves nothing running and gives the scan back, and another one goes on without asking for what was recorded.
+func TestAStoppedWorkersAgentGoesOnElsewhere(t *testing.T) {
+	t.Parallel()
+	a := newAuditor(t, 2)
+	model := enginetest.Start(t, a.answer)
+	home := t.TempDir()
+	s := serveIn(t, home, append(aidedBy(t, model), "VEGA_SCAN_EXECUTION_MODE=external")...)
+	worker := func() *process {
+		return newProcess(t, "worker", home, []string{"VEGA_SERVICE_ROLE=worker", "VEGA_V16_CODEX_BIN=" + newestCodex(t), "VEGA_V16_CODEX_SANDBOX=none", "VEGA_V16_PARALLEL=1", "VEGA_WORKER_DRAIN_SECONDS=0"})
+	}
+	first := worker()
+	first.start()
+	repo := a.prepare(s)
+	a.hold("audit", 2)
+	var scan struct{ ID string }
+	s.do(t, http.MethodPost, "/repositories/"+repo+"/scans", map[string]any{}, &scan)
+	a.await("audit")
+	if err := first.stop(); err != nil {
+		t.Errorf("the worker ended with %v", err)
+	}
+	if a.sleeping() {
+		t.Error("the worker has ended, and what its agent had started runs on")
+	}
+	second := worker()
+	second.start()
+	seq, err := newClient(s.base, s.token).follow(t.Context(), scan.ID, func(liveEvent) {})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var v struct {
+		Status   string
+		Coverage struct{ State string }
+		Findings events.Counts
+	}
+	s.do(t, http.MethodGet, "/scans/"+scan.ID+"?at_least="+seq, nil, &v)
+	if v.Status != "completed" || v.Coverage.State != "complete" || v.Findings.High != 2 {
+		t.Errorf("the scan is %+v", v)
+	}
+	asked := map[string]int{}
+	for _, q := range model.Asked() {
+		asked[q.Stage+q.Component]++
+	}
+	if asked["threat_model"] != 1 || asked["plan"] != 1 || asked["auditsvc1"] != 2 || asked["auditsvc2"] != 4 {
+		t.Errorf("the provider was asked %v, want nothing twice but the audit that was on its way", asked)
+	}
+	var history struct{ Items []struct{ Type string } }
+	s.do(t, http.MethodGet, "/scans/"+scan.ID+"/history?limit=1000", nil, &history)
+	if !slices.ContainsFunc(history.Items, func(e struct{ Type string }) bool { return e.Type == "scan.released" }) {
+		t.Errorf("the scan was not given back: %+v", history.Items)
+	}
 }

@@ -58,8 +58,8 @@ type gap struct{ code, why string }
 const (
 	proxyTime  = 30 * time.Second // for a question to the proxy that costs nothing
 	proxyTries = 5
-	// What is left of an attempt's time for the stages after those that need a model.
-	lastPart, lastTime = 20, 10 * time.Minute // a twentieth of it, at most this
+	// What is kept of an attempt's time for the stages after those that need a model: a twentieth, between these, and never more than a quarter.
+	lastPart, leastLast, mostLast = 20, 30 * time.Second, 10 * time.Minute
 )
 
 // agent returns what asks the model, or a *noModel that says why there is none. It looks once in each attempt: is Codex there, does the proxy answer, does the provider, and may the
@@ -120,7 +120,7 @@ func (r *run) newAgent(ctx context.Context) (*agent, error) {
 	}
 	if end, ok := ctx.Deadline(); ok {
 		whole := time.Until(end)
-		a.deadline = end.Add(-min(whole/lastPart, lastTime))
+		a.deadline = end.Add(-min(max(whole/lastPart, leastLast), mostLast, whole/4))
 	}
 	where := "in containers"
 	if !version.Contained {

@@ -1,11 +1,13 @@
 package engine_test
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"vega/events"
 	"vega/services/engine"
@@ -91,6 +93,63 @@ func TestABudgetThatEndsInTheThirdOfEightComponents(t *testing.T) {
 	}
 	if u := l.Spent(); u.Settled.Requests > limit || len(u.Open) != 0 {
 		t.Errorf("the log has %+v with %d open", u.Settled, len(u.Open))
+	}
+}
+
+// Time that ends leaves what was found so far as well: a component's own time costs that component, and the attempt's leaves enough for what comes after the model.
+func TestTimeThatEndsLeavesWhatWasFound(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		name     string
+		run      time.Duration // of one run of the agent
+		attempt  time.Duration // of the whole; 0: no end
+		audited  []string
+		timedOut []string
+	}{
+		{"of one run", 10 * time.Second, 0, []string{"svc1", "svc3"}, []string{"svc2"}},
+		{"of the attempt", time.Hour, time.Minute, []string{"svc1"}, []string{"svc2", "svc3"}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			usual := partsOf(3, 1)
+			model := enginetest.Start(t, func(q enginetest.Question) pt.Answer {
+				if q.Component == "Part svc2" && q.Results > 0 {
+					return pt.Silence(nil, nil) // it thinks for ever
+				}
+				return usual(q)
+			})
+			l := enginetest.Begin(t, model, nil)
+			ctx := t.Context()
+			if c.attempt > 0 {
+				var cancel context.CancelFunc
+				ctx, cancel = context.WithTimeout(ctx, c.attempt)
+				defer cancel()
+			}
+			rec := newRecorder()
+			job := aidedJob(t, l, programs(t, 3))
+			job.Profile = new(profileAnswer.ThreatProfile)
+			e := aided(t, func(cfg *engine.Config) { cfg.Parallel, cfg.RunTimeout = 1, c.run })
+			out, err := e.Run(ctx, job, rec)
+			if err != nil {
+				t.Fatal(err)
+			}
+			var audited, timedOut []string
+			for _, f := range rec.findings {
+				audited = append(audited, strings.TrimSuffix(f.File, "/main.py"))
+			}
+			for _, r := range out.Coverage.Reasons {
+				if r.Stage == "audit" && r.Code == "timed_out" {
+					_, rest, _ := strings.Cut(r.Message, "(")
+					part, _, _ := strings.Cut(rest, ")")
+					timedOut = append(timedOut, part)
+				}
+			}
+			slices.Sort(audited)
+			slices.Sort(timedOut)
+			if !slices.Equal(audited, c.audited) || !slices.Equal(timedOut, c.timedOut) || out.Coverage.State != events.CoveragePartial {
+				t.Errorf("findings in %v, out of time %v, coverage %+v; want %v and %v", audited, timedOut, out.Coverage, c.audited, c.timedOut)
+			}
+		})
 	}
 }
 
