@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"errors"
-	"log/slog"
 	"os"
 	"path/filepath"
 	"slices"
@@ -26,7 +25,7 @@ func contained(t *testing.T, e *dockertest.Engine) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	program := agent.New(agent.Options{Bin: script, Image: runnerImage, Memory: "512m", PIDs: 100, CPUs: "1", HostEnv: append(e.Env(), "HOME="+t.TempDir()), Log: slog.New(slog.DiscardHandler)})
+	program := agent.New(agent.Options{Bin: script, Image: runnerImage, Memory: "512m", PIDs: 100, CPUs: "1", HostEnv: append(e.Env(), "HOME="+t.TempDir())})
 	if v, err := program.Check(t.Context()); err != nil || !v.Contained {
 		t.Fatalf("Check = %+v, %v", v, err)
 	}

@@ -83,7 +83,7 @@ func New(cfg Config, opt Options) (*Engine, error) {
 		return nil, err
 	}
 	e.program = codex.New(codex.Options{
-		Bin: bin, Image: cfg.CodexDockerImage, Sandbox: cfg.CodexSandbox, Memory: cfg.CodexMemory, PIDs: cfg.CodexPIDs, CPUs: cfg.CodexCPUs, HostEnv: opt.HostEnv, Log: opt.Log,
+		Bin: bin, Image: cfg.CodexDockerImage, Sandbox: cfg.CodexSandbox, Memory: cfg.CodexMemory, PIDs: cfg.CodexPIDs, CPUs: cfg.CodexCPUs, HostEnv: opt.HostEnv,
 	})
 	return e, nil
 }

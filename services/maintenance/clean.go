@@ -154,7 +154,9 @@ func (c *cleaning) scan(ctx context.Context, id events.ScanID, all []files.Objec
 				named[o.Key] = true
 			}
 			if e.Compared != nil {
-				named[keyOf(e.Compared.Ledger)] = true
+				for _, o := range deref(e.Compared.Ledger) {
+					named[o.Key] = true
+				}
 			}
 		case events.UnitCompleted:
 			for _, o := range append(slices.Clone(e.Artifacts), deref(e.Result)...) {
@@ -183,13 +185,6 @@ func (c *cleaning) scan(ctx context.Context, id events.ScanID, all []files.Objec
 		}
 	}
 	return again, nil
-}
-
-func keyOf(o *events.Object) string {
-	if o == nil {
-		return ""
-	}
-	return o.Key
 }
 
 func deref(o *events.Object) []events.Object {

@@ -270,6 +270,23 @@ func TestObjectsThatNoEventOfAScanNamesAreRemoved(t *testing.T) {
 	}
 }
 
+// What pieces of stages have stored is named by events too, and so is what the next scan is compared with.
+func TestObjectsOfPiecesAndLedgersAreKept(t *testing.T) {
+	t.Parallel()
+	y := newYard(t)
+	y.seen()
+	const prefix = "scans/scan_test_p/1-2/"
+	result, transcript, ledger := y.object(prefix+"aa/audit-c1.json"), y.object(prefix+"bb/transcript.jsonl"), y.object(prefix+"cc/ledger.json")
+	y.object(prefix + "dd/lost.json")
+	y.put("scan_test_p", queued, events.AttemptClaimed{Attempt: 1, Worker: "work_test_a"}, events.AttemptStarted{Attempt: 1},
+		events.UnitCompleted{Attempt: 1, Stage: "audit", Unit: "c1", Result: &result, Artifacts: []events.Object{transcript}},
+		events.StageCompleted{Stage: "merge", Compared: &events.Compared{Ledger: &ledger}}, events.ScanCompleted{Attempt: 1})
+	if r := y.clean(2 * time.Hour); r.Objects != 1 {
+		t.Errorf("removed %+v, want the lost one", r)
+	}
+	y.wantObjects(result.Key, transcript.Key, ledger.Key)
+}
+
 func TestSnapshotsThatNoRepositoryHasAreRemoved(t *testing.T) {
 	t.Parallel()
 	y := newYard(t)

@@ -3,7 +3,6 @@ package codex_test
 import (
 	"context"
 	"errors"
-	"log/slog"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -27,7 +26,7 @@ func program(t testing.TB, release string) *codex.Program {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return codex.New(codex.Options{Bin: bin, Sandbox: "none", HostEnv: []string{"PATH=" + os.Getenv("PATH")}, Log: slog.New(slog.DiscardHandler)})
+	return codex.New(codex.Options{Bin: bin, Sandbox: "none", HostEnv: []string{"PATH=" + os.Getenv("PATH")}})
 }
 
 const schema = `{"type":"object","properties":{"ok":{"type":"boolean"}},"required":["ok"],"additionalProperties":false}`
@@ -105,7 +104,7 @@ func TestAPlainCodexIsConfinedByItsSandbox(t *testing.T) {
 	}
 	source := t.TempDir()
 	p := pt.Start(t, pt.InTurn(pt.Shell("echo x >"+source+"/new || echo denied; (echo >/dev/tcp/127.0.0.1/1) 2>&1", tiny), pt.Text(`{"ok":true}`, tiny)))
-	confined := codex.New(codex.Options{Bin: bin, Sandbox: "read-only", HostEnv: []string{"PATH=" + os.Getenv("PATH")}, Log: slog.New(slog.DiscardHandler)})
+	confined := codex.New(codex.Options{Bin: bin, Sandbox: "read-only", HostEnv: []string{"PATH=" + os.Getenv("PATH")}})
 	task := task(t, p, source)
 	printed := ""
 	task.OnEvent = func(e codex.Event) { printed += e.Item.Output }
@@ -232,7 +231,7 @@ func TestCheckSaysWhatIsMissing(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
-			_, err := codex.New(codex.Options{Bin: c.bin, HostEnv: []string{"PATH=" + os.Getenv("PATH")}, Log: slog.New(slog.DiscardHandler)}).Check(t.Context())
+			_, err := codex.New(codex.Options{Bin: c.bin, HostEnv: []string{"PATH=" + os.Getenv("PATH")}}).Check(t.Context())
 			if err == nil || !strings.Contains(err.Error(), c.says) || strings.Contains(err.Error(), "\n") {
 				t.Errorf("Check = %v, want %q", err, c.says)
 			}

@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"log/slog"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -33,7 +32,6 @@ type Options struct {
 	CPUs   string
 	// HostEnv is what a program needs of this process's environment (NAME=value): PATH, and what says where Docker is.
 	HostEnv []string
-	Log     *slog.Logger // required
 }
 
 // Program is Codex as it is run on this machine. It is safe for concurrent use.
