@@ -15,7 +15,8 @@
 //     leader and looking for the command's own event ids, never guessed from an error. That begins at once when the connection is lost.
 //   - What Append returns is what the log holds: a retry gets the events of the try that was stored, with their moment and contents.
 //   - The same command id never makes a second event: [Do] finds what an earlier try stored, however long ago.
-//   - Load never returns less than the leader had when it was called, and checks the aggregate's hash chain on the way: a changed
+//   - Load returns what the leader had at some moment of the call: no less, and no more, though a replica may be ahead of it. So loads and appends to an
+//     aggregate are linearizable. It checks the aggregate's hash chain on the way: a changed
 //     event is a *ChainError, and so is one that the server can no longer read. (It skips those without a word, and takes new events of an aggregate
 //     whose last one it lost; Verify and followers without a filter notice those too.)
 //   - Followers ([Store.Follow]) are consumers, never subscriptions: those also see the messages of refused batches.

@@ -1,10 +1,12 @@
 package eventstore_test
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -175,10 +177,51 @@ func history(t *testing.T, stores []*eventstore.Store, every time.Duration, dist
 	cancel()
 	trouble.Wait()
 	model := aggregateModel.ToModel()
-	if verdict := porcupine.CheckOperationsTimeout(model, ops, 20*time.Second); verdict != porcupine.Ok {
-		t.Errorf("the history of %d operations (%v) is %s", len(ops), outcomes, verdict)
+	if verdict, info := porcupine.CheckOperationsVerbose(model, ops, 20*time.Second); verdict != porcupine.Ok {
+		t.Errorf("the history of %d operations (%v) is %s; the longest part that fits ends with:\n%s", len(ops), outcomes, verdict, around(info, ops))
 	}
 	t.Logf("%d operations: %v", len(ops), outcomes)
+}
+
+// around describes the operations near the end of the longest prefix that a single log could have given, "!" before those that it leaves out.
+func around(info porcupine.LinearizationInfo, ops []porcupine.Operation) string {
+	var longest []porcupine.Operation
+	for _, parts := range info.PartialLinearizationsOperations() {
+		for _, part := range parts {
+			if len(part) > len(longest) {
+				longest = part
+			}
+		}
+	}
+	type key struct {
+		client int
+		call   int64
+	}
+	fits := map[key]bool{}
+	var end int64
+	for _, op := range longest {
+		fits[key{op.ClientId, op.Call}] = true
+		end = max(end, op.Call)
+	}
+	slices.SortFunc(ops, func(a, b porcupine.Operation) int { return cmp.Compare(a.Call, b.Call) })
+	var b strings.Builder
+	for _, op := range ops {
+		if ms := time.Duration(end-op.Call) / time.Millisecond; ms > 150 || ms < -50 {
+			continue
+		}
+		mark := " "
+		if !fits[key{op.ClientId, op.Call}] {
+			mark = "!"
+		}
+		in, res := op.Input.(operation), op.Output.(result)
+		what := fmt.Sprintf("append %s after %d: %s %d", in.command, in.expected, res.outcome, res.version)
+		if in.load {
+			n := strings.Count(res.log, " ")
+			what = fmt.Sprintf("load: %d, ...%s", n, res.log[max(0, len(res.log)-14):])
+		}
+		fmt.Fprintf(&b, "%s client %d, %v to %v: %s\n", mark, op.ClientId, time.Duration(op.Call).Round(10*time.Microsecond), time.Duration(op.Return).Round(10*time.Microsecond), what)
+	}
+	return b.String()
 }
 
 // The check itself must be able to fail.

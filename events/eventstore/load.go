@@ -13,8 +13,9 @@ import (
 	"vega/events"
 )
 
-// Load returns the events of a after from, in order, and where a stands now. It returns no less than the leader had when it was
-// called, checks versions and the hash chain on the way, and returns a *ChainError where they break, ErrUnavailable when the log does not answer.
+// Load returns the events of a after from, in order, and where a stands now: what the leader had at some moment of the call, no less and no more. It
+// checks versions and the hash chain on the way, and returns a *ChainError where they break, ErrUnavailable when the log does not answer, and an error that
+// is both when the log went on ending before from for as long as patience lasts.
 // An aggregate that does not exist has no events and the zero Head.
 func (s *Store) Load(ctx context.Context, a events.Aggregate, from events.Head) ([]events.Recorded, events.Head, error) {
 	out, head, err := s.loadPatiently(ctx, a, from)
@@ -110,8 +111,8 @@ func (s *Store) load(ctx context.Context, a events.Aggregate, from events.Head) 
 		return nil
 	}
 	if last.seq <= from.Seq {
-		if last.seq < from.Seq { // the log lost what the caller saw
-			return nil, from, &ChainError{a, from.Seq, "the log ends before it"}
+		if last.seq < from.Seq {
+			return nil, from, fmt.Errorf("%w: %w", ErrUnavailable, behind(a, from.Seq))
 		}
 		return nil, head, nil
 	}
@@ -134,6 +135,9 @@ func (s *Store) load(ctx context.Context, a events.Aggregate, from events.Head) 
 					return nil, from, fmt.Errorf("%w: %w", ErrUnavailable, unanswered(ctx, err))
 				}
 				break
+			}
+			if m.Sequence > uint64(last.seq) {
+				break // a replica that is ahead of the leader answered: the leader would deny it to the caller's next question
 			}
 			if err := add(fromRaw(m)); err != nil {
 				cancel()
@@ -161,6 +165,12 @@ func (s *Store) LoadLast(ctx context.Context, a events.Aggregate) (events.Record
 	}
 	r, err := events.Decode(last.msg, last.seq)
 	return r, err == nil, err
+}
+
+// behind says that the leader's last event of a comes before seq, which somebody has seen. Either the leader has not applied it yet, which a replica or
+// a consumer may be faster at, and is worth another question; or the log has lost it, and whoever keeps asking is told this in the end.
+func behind(a events.Aggregate, seq events.Seq) *ChainError {
+	return &ChainError{a, seq, "the log ends before it"}
 }
 
 // link decodes m as the successor of head and checks that it is.

@@ -227,7 +227,7 @@ func (s *Store) send(ctx context.Context, c *command) (events.Seq, error) {
 var errUntouched = errors.New("nothing stored yet")
 
 // settle asks the leader what became of c: its messages as they are stored, ErrConflict when something else took its
-// place, errUntouched when it may be sent again, ErrUnavailable when there is no answer. doubt says that the server has refused c more than once: then
+// place, errUntouched when it may be sent again, ErrUnavailable when there is no answer or the leader is behind what c expects. doubt says that the server has refused c more than once: then
 // an aggregate without events is looked at twice, and a *ChainError is returned when it has some that cannot be read.
 func (s *Store) settle(ctx context.Context, a events.Aggregate, c *command, doubt bool) ([]stored, error) {
 	last, err := s.leaderLast(ctx, c.filter)
@@ -241,6 +241,9 @@ func (s *Store) settle(ctx context.Context, a events.Aggregate, c *command, doub
 	}
 	if last.seq == c.expected {
 		return nil, errUntouched
+	}
+	if last.seq < c.expected { // nobody was faster: the leader does not know yet what the caller saw
+		return nil, fmt.Errorf("%w: %w", ErrUnavailable, behind(a, c.expected))
 	}
 	next := c.expected + 1
 	var found []stored

@@ -78,6 +78,58 @@ func TestAppendAfterAStaleHeadConflicts(t *testing.T) {
 	})
 }
 
+// A caller may know more than the leader, from a replica or a consumer that is ahead of it. That nobody was faster must not be called a conflict, and the
+// answer waits for the leader; a log that never gets there has lost events.
+func TestALogThatEndsBeforeWhatTheCallerSaw(t *testing.T) {
+	t.Parallel()
+	url := natstest.Listen(t)
+	open := func(patience time.Duration) *eventstore.Store {
+		s, err := eventstore.Open(t.Context(), natstest.Dial(t, url), eventstore.Options{Region: natstest.Region, Patience: patience})
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(s.Close)
+		return s
+	}
+	a := events.ScanOf(natstest.Region, "scan_test_one")
+	patient, hasty := open(time.Minute), open(time.Millisecond)
+	got, err := patient.Append(t.Context(), a, events.Head{}, meta("c1"), queued(3))
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, seen, err := events.Encode(a, got[0].Head(), meta("c2"), events.CancelRequested{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	seen.Seq = got[0].Seq + 1
+
+	_, err = hasty.Append(t.Context(), a, seen, meta("c3"), events.CancelRequested{})
+	if !errors.Is(err, eventstore.ErrUnavailable) || errors.Is(err, eventstore.ErrConflict) || !noticed(err) {
+		t.Errorf("append after what is not there = %v, want unavailable, and why", err)
+	}
+	if _, _, err := hasty.Load(t.Context(), a, seen); !errors.Is(err, eventstore.ErrUnavailable) || !noticed(err) {
+		t.Errorf("load after what is not there = %v, want unavailable, and why", err)
+	}
+
+	loaded := make(chan error, 1)
+	go func() {
+		evs, head, err := patient.Load(t.Context(), a, seen)
+		if err == nil && (len(evs) > 0 || head != seen) {
+			err = fmt.Errorf("%d events, head %+v; want none after %+v", len(evs), head, seen)
+		}
+		loaded <- err
+	}()
+	if _, err := hasty.Append(t.Context(), a, got[0].Head(), meta("c2"), events.CancelRequested{}); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-loaded; err != nil {
+		t.Errorf("load while the leader got there: %v", err)
+	}
+	if got, err := patient.Append(t.Context(), a, seen, meta("c4"), events.CancelRequested{}); err != nil || got[0].Version != 3 {
+		t.Errorf("append after it = %v, %v", got, err)
+	}
+}
+
 func TestTheSameCommandIsStoredOnce(t *testing.T) {
 	t.Parallel()
 	both(t, func(t *testing.T, s *eventstore.Store) {
