@@ -108,13 +108,13 @@ func (p *provider) judge(res *http.Response, now time.Time) verdict {
 	code, s := errorCode(body), res.StatusCode
 	switch {
 	case s >= 300 && s < 400:
-		return verdict{refusal: refusal{code: "vega_provider_misconfigured", message: "the provider answers with a redirect, which this proxy does not follow; its operator was told"},
+		return verdict{refusal: refusal{code: "vega_provider_misconfigured", message: "the provider answers with a redirect, which this proxy does not follow (VEGA_LLM_PROVIDER_BASE_URL)"},
 			alarm: "the provider answers with a redirect: VEGA_LLM_PROVIDER_BASE_URL is not its address"}
 	case s == http.StatusUnauthorized || s == http.StatusForbidden:
-		return verdict{refusal: refusal{code: "vega_provider_refused", message: "the provider does not accept this installation's key; its operator was told"},
+		return verdict{refusal: refusal{code: "vega_provider_refused", message: "the provider does not accept this installation's key (VEGA_LLM_PROVIDER_API_KEY)"},
 			alarm: "the provider refuses its key: look at VEGA_LLM_PROVIDER_API_KEY"}
 	case s == http.StatusPaymentRequired, s == http.StatusTooManyRequests && outOfQuota[code]:
-		return verdict{refusal: refusal{code: "vega_provider_quota", message: "the provider's account has no quota left; its operator was told"},
+		return verdict{refusal: refusal{code: "vega_provider_quota", message: "the provider's account has no quota left"},
 			alarm: "the provider's account has no quota left"}
 	case s == http.StatusTooManyRequests:
 		return verdict{refusal: refusal{status: http.StatusBadGateway, code: "vega_provider_busy", message: "the provider limits how often it is called", after: retryAfter(res.Header, now)}, again: true}

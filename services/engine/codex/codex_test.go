@@ -174,6 +174,7 @@ func TestWhyARunHasNoAnswer(t *testing.T) {
 		{name: "the proxy is not there", answer: pt.Always(pt.Text("", tiny)), change: func(t *codex.Task) { t.Upstream.BaseURL = "://" }, kind: "", says: "not a URL"},
 		{name: "its time is over", answer: pt.Always(pt.Stream(pt.Created(), pt.Pause(nil))), change: func(t *codex.Task) { t.Timeout = 2 * time.Second }, kind: codex.TimedOut, says: "longer than 2s"},
 		{name: "nothing is said", answer: pt.Always(pt.Stream(pt.Created(), pt.Completed(tiny))), kind: codex.Crashed, says: "without an answer"},
+		{name: "too much is said", answer: pt.InTurn(pt.Shell("true", tiny), pt.Text(strings.Repeat("much ", 2<<20), tiny)), kind: codex.Crashed, says: "longer than 8388608 bytes"},
 		{name: "it is stopped", answer: pt.Always(pt.Shell("true", tiny)), change: func(t *codex.Task) {
 			t.Pace = func(_ context.Context, c codex.Call) (codex.Verdict, string) {
 				if c.N == 2 {

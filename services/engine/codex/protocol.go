@@ -17,6 +17,7 @@ type Event struct {
 	Message string // of an error, which is also how another try is announced
 	Error   struct{ Message string }
 	Raw     []byte // the line; valid until the callback returns
+	Cut     bool   // the line was longer than is read: Raw is its beginning
 }
 
 // Item is a piece of a turn.
@@ -44,24 +45,27 @@ func readEvents(in io.Reader, limit int64, clean func([]byte) []byte, f func(Eve
 	r := bufio.NewReaderSize(in, 64<<10)
 	var line []byte
 	var total int64
+	cut := false
 	for {
 		piece, err := r.ReadSlice('\n')
 		total += int64(len(piece))
 		if total > limit {
 			return fmt.Errorf("%w (%d bytes)", errOutput, limit)
 		}
-		if room := maxLine - len(line); room > 0 {
-			line = append(line, piece[:min(len(piece), room)]...)
-		}
+		room := min(maxLine-len(line), len(piece))
+		line = append(line, piece[:room]...)
+		cut = cut || len(bytes.TrimSpace(piece[room:])) > 0
 		if errors.Is(err, bufio.ErrBufferFull) {
 			continue
 		}
 		if trimmed := bytes.TrimSpace(line); len(trimmed) > 0 {
-			if ferr := f(parseEvent(clean(trimmed))); ferr != nil {
+			e := parseEvent(clean(trimmed))
+			e.Cut = cut
+			if ferr := f(e); ferr != nil {
 				return ferr
 			}
 		}
-		line = line[:0]
+		line, cut = line[:0], false
 		if errors.Is(err, io.EOF) {
 			return nil
 		}
@@ -89,9 +93,21 @@ type outcome struct {
 	failed  string // of turn.failed
 	notices string // the newest error that was only reported
 	ended   bool   // a turn has completed
+	cut     bool   // a line could not be read whole
+}
+
+// missing says why there is no answer although a turn may have completed.
+func (o *outcome) missing() string {
+	if o.cut {
+		return fmt.Sprintf("codex ended without an answer that can be read: a line of its report was longer than %d bytes", maxLine)
+	}
+	return "codex ended without an answer"
 }
 
 func (o *outcome) take(e Event) {
+	if e.Cut { // it may have been the answer; what was said before it was not
+		o.cut, o.answer = true, ""
+	}
 	switch e.Type {
 	case "item.completed":
 		if e.Item.Type == "agent_message" {

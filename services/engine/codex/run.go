@@ -239,7 +239,7 @@ func (p *Program) run(ctx context.Context, t Task) (Result, error) {
 	case exited:
 		return failed(Crashed, "codex ended with %s: %s", exit.ProcessState, cmp.Or(lastLine(stderr.String()), o.notices, "without a word"))
 	case !o.ended || o.answer == "":
-		return failed(Crashed, "codex ended without an answer")
+		return failed(Crashed, "%s", o.missing())
 	}
 	return res, nil
 }
