@@ -1,6 +1,7 @@
 package codex_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"os"
@@ -106,13 +107,14 @@ func TestAPlainCodexIsConfinedByItsSandbox(t *testing.T) {
 	p := pt.Start(t, pt.InTurn(pt.Shell("echo x >"+source+"/new || echo denied; (echo >/dev/tcp/127.0.0.1/1) 2>&1", tiny), pt.Text(`{"ok":true}`, tiny)))
 	confined := codex.New(codex.Options{Bin: bin, Sandbox: "read-only", HostEnv: []string{"PATH=" + os.Getenv("PATH")}})
 	task := task(t, p, source)
-	printed := ""
-	task.OnEvent = func(e codex.Event) { printed += e.Item.Output }
 	if _, err := confined.Run(t.Context(), task); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := os.Stat(filepath.Join(source, "new")); err == nil || !strings.Contains(printed, "denied") || !strings.Contains(printed, "Operation not permitted") {
-		t.Errorf("the command printed %q, and the file: %v", printed, err)
+	// What the model is told counts: of a command that ends at once and looks like one its sandbox has stopped, Codex 0.169.0 sometimes reports no event.
+	_, told, _ := bytes.Cut(p.Requests()[1].Body, []byte("function_call_output"))
+	told, _, _ = bytes.Cut(told, []byte(`"tools"`))
+	if _, err := os.Stat(filepath.Join(source, "new")); err == nil || !bytes.Contains(told, []byte("denied")) || !bytes.Contains(told, []byte("Operation not permitted")) {
+		t.Errorf("the model was told %.500q, and the file: %v", told, err)
 	}
 }
 
@@ -174,7 +176,6 @@ func TestWhyARunHasNoAnswer(t *testing.T) {
 		{name: "the proxy is not there", answer: pt.Always(pt.Text("", tiny)), change: func(t *codex.Task) { t.Upstream.BaseURL = "://" }, kind: "", says: "not a URL"},
 		{name: "its time is over", answer: pt.Always(pt.Stream(pt.Created(), pt.Pause(nil))), change: func(t *codex.Task) { t.Timeout = 2 * time.Second }, kind: codex.TimedOut, says: "longer than 2s"},
 		{name: "nothing is said", answer: pt.Always(pt.Stream(pt.Created(), pt.Completed(tiny))), kind: codex.Crashed, says: "without an answer"},
-		{name: "too much is said", answer: pt.InTurn(pt.Shell("true", tiny), pt.Text(strings.Repeat("much ", 2<<20), tiny)), kind: codex.Crashed, says: "longer than 8388608 bytes"},
 		{name: "it is stopped", answer: pt.Always(pt.Shell("true", tiny)), change: func(t *codex.Task) {
 			t.Pace = func(_ context.Context, c codex.Call) (codex.Verdict, string) {
 				if c.N == 2 {

@@ -88,6 +88,30 @@ func (zeros) Read(p []byte) (int, error) {
 	return len(p), nil
 }
 
+// The line that is too long may be the answer, and what the model said before it is none.
+func TestAnAnswerThatIsTooLongIsNamed(t *testing.T) {
+	t.Parallel()
+	message := func(text string) string {
+		return `{"type":"item.completed","item":{"type":"agent_message","text":"` + text + `"}}` + "\n"
+	}
+	const end = `{"type":"turn.completed"}` + "\n"
+	long := message(strings.Repeat("much ", maxLine/5))
+	for name, c := range map[string]struct{ in, answer, missing string }{
+		"nothing":                {end, "", "codex ended without an answer"},
+		"an answer":              {message("this") + end, "this", ""},
+		"one that is too long":   {message("first") + long + end, "", "a line of its report was longer than 8388608 bytes"},
+		"a long line, an answer": {long + message("this") + end, "this", ""},
+	} {
+		var o outcome
+		if err := readEvents(strings.NewReader(c.in), 2*maxLine, asIs, func(e Event) error { o.take(e); return nil }); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+		if !o.ended || o.answer != c.answer || c.answer == "" && !strings.Contains(o.missing(), c.missing) {
+			t.Errorf("%s: ended %t, answer %q, %q; want %q, %q", name, o.ended, o.answer, o.missing(), c.answer, c.missing)
+		}
+	}
+}
+
 func FuzzEvents(f *testing.F) {
 	f.Add([]byte(`{"type":"item.completed","item":{"type":"agent_message","text":"x"}}` + "\n"))
 	f.Add([]byte("{\"type\":1}\n\n{\"item\":[]}\r\n\x00"))
