@@ -14,8 +14,8 @@ import (
 )
 
 // Load returns the events of a after from, in order, and where a stands now: what the leader had at some moment of the call, no less and no more. It
-// checks versions and the hash chain on the way, and returns a *ChainError where they break, ErrUnavailable when the log does not answer, and an error that
-// is both when the log went on ending before from for as long as patience lasts.
+// checks versions and the hash chain on the way, and returns a *ChainError where they break or when the log goes on ending before from for as long as
+// patience lasts, ErrUnavailable when it does not answer.
 // An aggregate that does not exist has no events and the zero Head.
 func (s *Store) Load(ctx context.Context, a events.Aggregate, from events.Head) ([]events.Recorded, events.Head, error) {
 	out, head, err := s.loadPatiently(ctx, a, from)
@@ -51,7 +51,7 @@ func (s *Store) patiently(ctx context.Context, a events.Aggregate, ask func() er
 			return ctx.Err()
 		}
 		if time.Now().After(deadline) {
-			return fmt.Errorf("load %s: %w", a, err)
+			return fmt.Errorf("load %s: %w", a, outOfPatience(err))
 		}
 		if werr := pause.wait(ctx); werr != nil {
 			return werr
@@ -112,7 +112,7 @@ func (s *Store) load(ctx context.Context, a events.Aggregate, from events.Head) 
 	}
 	if last.seq <= from.Seq {
 		if last.seq < from.Seq {
-			return nil, from, fmt.Errorf("%w: %w", ErrUnavailable, behind(a, from.Seq))
+			return nil, from, behind(a, from.Seq)
 		}
 		return nil, head, nil
 	}
@@ -168,9 +168,17 @@ func (s *Store) LoadLast(ctx context.Context, a events.Aggregate) (events.Record
 }
 
 // behind says that the leader's last event of a comes before seq, which somebody has seen. Either the leader has not applied it yet, which a replica or
-// a consumer may be faster at, and is worth another question; or the log has lost it, and whoever keeps asking is told this in the end.
-func behind(a events.Aggregate, seq events.Seq) *ChainError {
-	return &ChainError{a, seq, "the log ends before it"}
+// a consumer may be faster at: that is worth another question, as if there had been no answer. Or the log has lost it: see outOfPatience.
+func behind(a events.Aggregate, seq events.Seq) error {
+	return fmt.Errorf("%w: %w", ErrUnavailable, &ChainError{a, seq, "the log ends before it"})
+}
+
+// outOfPatience is what a caller is told when err is still the answer at the end: a leader that is still behind has lost events, and asking again will not help.
+func outOfPatience(err error) error {
+	if lost, ok := errors.AsType[*ChainError](err); ok {
+		return lost
+	}
+	return err
 }
 
 // link decodes m as the successor of head and checks that it is.

@@ -114,7 +114,7 @@ func (s *Store) Conn() *nats.Conn { return s.nc }
 func (s *Store) JetStream() jetstream.JetStream { return s.js }
 
 // Append stores evs as the next events of a after head, all or none, and returns them as they are in the log. It returns
-// ErrConflict when a has moved on, ErrUnavailable or ErrFull when the log does not take them, and ctx.Err() when the caller gave up; after that and
+// ErrConflict when a has moved on, ErrUnavailable or ErrFull when the log does not take them, a *ChainError when it goes on ending before head, and ctx.Err() when the caller gave up; after that and
 // after ErrUnavailable the events may be stored all the same, and a retry with the same command id and head finds them.
 func (s *Store) Append(ctx context.Context, a events.Aggregate, head events.Head, meta events.Meta, evs ...events.Event) ([]events.Recorded, error) {
 	if len(evs) == 0 {
@@ -181,8 +181,11 @@ func (s *Store) commit(ctx context.Context, a events.Aggregate, filter string, e
 		if try > 0 || s.appender.wary() {
 			found, err := s.settle(ctx, a, c, try > 1)
 			if !errors.Is(err, errUntouched) {
-				if err == nil || !errors.Is(err, ErrUnavailable) || ctx.Err() != nil || late() {
+				if err == nil || !errors.Is(err, ErrUnavailable) || ctx.Err() != nil {
 					return done{found: found}, err
+				}
+				if late() {
+					return done{}, outOfPatience(err)
 				}
 				if werr := pause.wait(ctx); werr != nil {
 					return done{}, werr
@@ -243,7 +246,7 @@ func (s *Store) settle(ctx context.Context, a events.Aggregate, c *command, doub
 		return nil, errUntouched
 	}
 	if last.seq < c.expected { // nobody was faster: the leader does not know yet what the caller saw
-		return nil, fmt.Errorf("%w: %w", ErrUnavailable, behind(a, c.expected))
+		return nil, behind(a, c.expected)
 	}
 	next := c.expected + 1
 	var found []stored
