@@ -101,7 +101,8 @@ func (k *killing) killWorkers(env []string) {
 	})
 }
 
-// run scans while every so often something is killed, and then asks the log.
+// run scans, killing something every so often for as long as there are more to queue, and then asks the log. Once the last is queued nothing more is
+// killed: the last scan to run would be the only one left to hit, and on a slow machine no attempt of it would live long enough to end a stage.
 func (k *killing) run(every time.Duration) {
 	k.t.Helper()
 	scans := 40
@@ -130,11 +131,11 @@ func (k *killing) run(every time.Duration) {
 		}
 		<-time.After(20 * time.Millisecond) // the limit is reached
 	}
+	cancel()
+	killer.Wait()
 	for _, id := range k.ids {
 		k.await(id, "completed")
 	}
-	cancel()
-	killer.Wait()
 	k.examine()
 	k.api.stop(k.t)
 	store := reopened(k.t, filepath.Join(k.home, "data"))
