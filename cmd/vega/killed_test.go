@@ -147,6 +147,7 @@ func (k *killing) examine() {
 	k.t.Helper()
 	store := k.store()
 	var waits []time.Duration
+	reasons := map[string]int{}
 	for _, id := range k.ids {
 		past, _, err := store.Load(k.t.Context(), events.ScanOf("local", events.ScanID(id)), events.Head{})
 		if err != nil {
@@ -154,8 +155,9 @@ func (k *killing) examine() {
 		}
 		var lost time.Time
 		for _, r := range past {
-			switch r.Event.(type) {
+			switch e := r.Event.(type) {
 			case events.AttemptExpired:
+				reasons[e.Reason]++
 				if i, _ := slices.BinarySearchFunc(k.kills, r.At, time.Time.Compare); i > 0 {
 					lost = k.kills[i-1]
 				}
@@ -175,7 +177,7 @@ func (k *killing) examine() {
 	if len(waits) == 0 {
 		k.t.Fatal("no scan lost its worker")
 	}
-	k.t.Logf("%d kills, %d scans lost their worker; from kill to running elsewhere p50 %s, p99 %s, most %s", len(k.kills), len(waits),
+	k.t.Logf("%d kills, %d scans lost their worker %v; from kill to running elsewhere p50 %s, p99 %s, most %s", len(k.kills), len(waits), reasons,
 		waits[len(waits)/2].Round(time.Millisecond), waits[len(waits)*99/100].Round(time.Millisecond), waits[len(waits)-1].Round(time.Millisecond))
 }
 

@@ -14,8 +14,9 @@
 // # How long it takes
 //
 // A worker whose connection ended: two pings, then the grace. One that is paused or cut off: one TTL, and half a TTL more at most. After this process's own
-// connection or the heartbeat bucket was lost nobody is judged before one TTL is over, unless a worker was heard again and then vanished. So a server that
-// was away for longer than the TTL costs no living worker its scans.
+// connection was lost nobody is known to be alive: a worker that has not been heard since has an eighth of the TTL to come back, or the grace if that is
+// longer. After that loss, or that of the heartbeat bucket, no heartbeat is missed before one TTL is over. So a server that was away for longer than the
+// TTL costs no living worker its scans.
 //
 // # Restart
 //

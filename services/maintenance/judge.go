@@ -17,10 +17,10 @@ import (
 // judge finds out which owners of scans are gone. It pings all of them on their own subjects and looks at the heartbeat entries of those that do not
 // answer.
 //
-//   - "Nobody listens" counts for a worker that was heard on the connection that this process has now: before that, it may be the one of the two that
-//     has not come back yet. It has to be said twice, and for the whole grace.
-//   - A worker that is silent, or was never heard, is judged by its entry alone, and only when neither this process's connection nor the bucket has been
-//     made anew for one TTL: until then entries of living workers may be missing.
+//   - "Nobody listens" has to be said twice, and for the whole grace. A worker that was not heard on the connection that this process has now may be the
+//     one of the two that has not come back yet, so its grace is an eighth of the TTL, or 5 seconds, or the usual one, whichever is longest.
+//   - A worker that is connected and silent is judged by its entry alone, and only when neither this process's connection nor the bucket has been made
+//     anew for one TTL: until then entries of living workers may be missing.
 //   - A worker that answers and does not hold a scan that is its own has forgotten it.
 //   - The end of a one-scan runner is for its launcher to report, who knows why it stopped; when the launcher is gone, or says nothing for one TTL, it is
 //     judged like any other.
@@ -47,7 +47,7 @@ type peer struct {
 	waiting time.Time // when the oldest ping since its last answer was sent; zero: none is open
 
 	heard  time.Time // its last answer on this connection; zero: none
-	gone   time.Time // since when nobody listens on its subject; zero: somebody does, or it was not heard
+	gone   time.Time // since when nobody listens on its subject; zero: somebody does
 	silent time.Time // since when its pings are not answered; zero: they are
 	absent bool      // its entry was not there when that was looked at
 
@@ -228,16 +228,10 @@ func (j *judge) answer(a fleet.Answer) {
 		j.compare(a, p, now)
 		return
 	}
-	if p.heard.IsZero() {
-		if p.silent.IsZero() {
-			p.silent = a.Sent
-		}
-		return
-	}
 	if p.gone.IsZero() {
 		p.gone = a.Sent
 	}
-	grace := max(j.m.opt.DisconnectGrace, confirmAfter)
+	grace := j.grace(p)
 	if a.Sent.Sub(p.gone) >= grace {
 		j.condemn(a.Worker, Disconnected, p.gone, now)
 		return
@@ -254,6 +248,14 @@ func (j *judge) answer(a fleet.Answer) {
 		default: // it looks anyway
 		}
 	}
+}
+
+// grace is how long nobody has to listen on a worker's subject until it is gone. It needs mu.
+func (j *judge) grace(p *peer) time.Duration {
+	if p.heard.IsZero() {
+		return max(j.m.opt.DisconnectGrace, j.m.opt.HeartbeatTTL/8, comeBack)
+	}
+	return max(j.m.opt.DisconnectGrace, confirmAfter)
 }
 
 // compare notes which of its scans a worker does not name. A moment after its claim, and a moment before its end is in the log, that is as it should
@@ -300,7 +302,7 @@ func (j *judge) launcherReports(h holding, since, now time.Time) bool {
 	if l == nil {
 		return true // it will be watched in a moment
 	}
-	disconnected := !l.gone.IsZero() && now.Sub(l.gone) >= max(j.m.opt.DisconnectGrace, confirmAfter)
+	disconnected := !l.gone.IsZero() && now.Sub(l.gone) >= j.grace(l)
 	return !disconnected && !(l.absent && j.trusts(now))
 }
 

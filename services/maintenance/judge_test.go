@@ -132,19 +132,49 @@ func TestAPausedWorkerThatWakesUpInTimeKeepsItsScans(t *testing.T) {
 	})
 }
 
-func TestAWorkerThatWasNeverHeardIsJudgedAfterOneTTL(t *testing.T) {
+func TestAWorkerThatWasNeverHeardHasLongerToComeBack(t *testing.T) {
+	for _, grace := range []time.Duration{0, ttl / 4} {
+		t.Run(grace.String(), func(t *testing.T) {
+			virtual(t, func(w *world) {
+				w.put("scan_test_a", queued, events.AttemptClaimed{Attempt: 1, Worker: "work_test_ghost"})
+				w.put("scan_test_b", queued, events.AttemptClaimed{Attempt: 1}) // by nobody that could be asked
+				u := w.upkeep(grace)
+				defer u.end()
+				begin := time.Now()
+				w.until("scan_test_a", expired)
+				if took, least := time.Since(begin), max(grace, ttl/8); took < least || took > least+time.Second {
+					t.Errorf("it took %v, want %v and a moment", took, least)
+				}
+				w.until("scan_test_b", expired)
+				if took := time.Since(begin); took < ttl || took > ttl*3/2 {
+					t.Errorf("without an address it took %v, want %v to %v", took, ttl, ttl*3/2)
+				}
+				w.wantHistory("scan_test_a", "queued claimed expired(disconnected)")
+				w.wantHistory("scan_test_b", "queued claimed expired(heartbeat_lost)")
+			})
+		})
+	}
+}
+
+func TestAWorkerThatComesBackLongAfterMaintenanceDidKeepsItsScans(t *testing.T) {
 	virtual(t, func(w *world) {
-		w.put("scan_test_a", queued, events.AttemptClaimed{Attempt: 1, Worker: "work_test_ghost"})
-		w.put("scan_test_b", queued, events.AttemptClaimed{Attempt: 1}) // by nobody that could be asked
 		u := w.upkeep(0)
 		defer u.end()
-		took := w.until("scan_test_a", expired)
-		if took < ttl || took > ttl*3/2 {
-			t.Errorf("it took %v, want %v to %v", took, ttl, ttl*3/2)
+		h := w.worker("work_test_a")
+		defer h.end()
+		w.take(h, "scan_test_a")
+		w.heard(u, 1)
+		for range 3 {
+			h.kill()
+			w.down()
+			w.pass(2 * ttl)
+			w.up()
+			w.pass(ttl / 10) // and up to two seconds more, until its client tries again
+			h.revive()
+			w.heard(u, 1)
+			w.pass(ttl)
 		}
-		w.until("scan_test_b", expired)
-		w.wantHistory("scan_test_a", "queued claimed expired(heartbeat_lost)")
-		w.wantHistory("scan_test_b", "queued claimed expired(heartbeat_lost)")
+		w.wantHistory("scan_test_a", claimedAndStarted)
 	})
 }
 
@@ -179,7 +209,7 @@ func TestARestartOfTheServerCostsNoLivingWorkerItsScans(t *testing.T) {
 				for i := range hands {
 					w.wantHistory(events.ScanID(fmt.Sprint("scan_test_", i)), claimedAndStarted)
 				}
-				w.wantHistory("scan_test_gone", claimedAndStarted+" expired(heartbeat_lost)")
+				w.wantHistory("scan_test_gone", claimedAndStarted+" expired(disconnected)")
 				alive, err := fleet.List(w.t.Context(), w.admin)
 				if err != nil || len(alive) != 4 {
 					t.Errorf("%d workers are listed, %v", len(alive), err)

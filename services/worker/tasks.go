@@ -194,15 +194,16 @@ func (t *task) described(s taskState) {
 	}
 }
 
-// notKnown is ECS saying that there is no such task. Right after the start that means nothing, and once is none: its answers may be behind. A task that
-// ended well is known for an hour.
+// notKnown is ECS saying that there is no such task. Once is none, because its answers may be behind; and right after the start it means nothing, unless the
+// task was seen before: by ECS itself, or by the log, which its runner has joined. A task that ended well is known for an hour.
 func (t *task) notKnown(vanish time.Duration) {
 	t.mu.Lock()
 	first := t.missing.IsZero()
 	if first {
 		t.missing = time.Now()
 	}
-	vanished := !first && (t.known || time.Since(t.since) > vanish)
+	seen := t.known || t.state.Generation == t.generation && t.state.Joined != ""
+	vanished := !first && (seen || time.Since(t.since) > vanish)
 	t.mu.Unlock()
 	if vanished {
 		t.change(func() { t.gone, t.why = true, "the task vanished: ECS does not know it any more" })
