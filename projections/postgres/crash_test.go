@@ -36,9 +36,8 @@ func TestAServerThatIsKilledUnderWritesLosesAndRepeatsNothing(t *testing.T) {
 		until(t, "both notice", func() bool {
 			return errors.Is(one.Err(), projections.ErrUnavailable) && errors.Is(two.Err(), projections.ErrUnavailable)
 		})
-		begun := time.Now()
-		if _, err := one.Queue(t.Context()); !errors.Is(err, projections.ErrUnavailable) || time.Since(begun) > 10*time.Second {
-			t.Errorf("a query without a server = %v after %v, want ErrUnavailable soon", err, time.Since(begun))
+		if _, err := one.Queue(t.Context()); !errors.Is(err, projections.ErrUnavailable) {
+			t.Errorf("a query without a server = %v, want ErrUnavailable", err)
 		}
 		server.Restart(t)
 	}

@@ -379,7 +379,7 @@ func (k *worker) try(c scan.Command) ([]events.Recorded, error) {
 		return scan.Decide(s, c)
 	})
 	if err == nil && len(made) > 0 {
-		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+		ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
 		defer cancel()
 		_ = k.w.runner.WaitFor(ctx, made[len(made)-1].Seq)
 	}
@@ -398,7 +398,7 @@ func (k *worker) line(i int) {
 
 // heard waits until the feed holds n lines of the scan: publishing one does not wait for that.
 func (k *worker) heard(n int) {
-	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
 	defer cancel()
 	for _, err := range k.w.store.FollowFeed(ctx, k.id, 0) {
 		must(k.w.t, err)

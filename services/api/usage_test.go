@@ -56,7 +56,7 @@ func (p *spender) record(calls ...events.Call) events.Seq {
 	made, err := p.w.store.Append(context.Background(), events.UsageOf(natstest.Region, p.id), p.head, meta, e)
 	must(p.w.t, err)
 	p.head = made[0].Head()
-	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
 	defer cancel()
 	_ = p.w.runner.WaitFor(ctx, made[0].Seq)
 	return made[0].Seq
