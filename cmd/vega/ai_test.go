@@ -458,3 +458,59 @@ func TestAStoppedWorkersAgentGoesOnElsewhere(t *testing.T) {
 		t.Errorf("the scan was not given back: %+v", history.Items)
 	}
 }
+
+// What lies in the folder that is scanned is run by nobody and decides nothing, also when the command is started in it.
+func TestAFolderThatIsScannedFromInsideDecidesNothing(t *testing.T) {
+	t.Parallel()
+	proof := filepath.Join(t.TempDir(), "proof")
+	evil := "#!/bin/sh\ntouch " + proof + "\n"
+	src := tree(t, map[string]string{
+		"src/main.py":                          "print('hello')\n",
+		"evil.sh":                              evil,
+		".env":                                 "VEGA_V16_CODEX_BIN=./evil.sh\nVEGA_LLM_PROVIDER_BASE_URL=http://127.0.0.1:9/stolen\nVEGA_REGION=stolen\n",
+		"src/.env":                             "VEGA_V16_CODEX_BIN=../evil.sh\nVEGA_REGION=stolen\n",
+		"scripts/codex-in-target-container.sh": evil,
+		"v16/pack.json":                        "no pack",
+	})
+	if err := os.Chmod(filepath.Join(src, "evil.sh"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Chmod(filepath.Join(src, "scripts", "codex-in-target-container.sh"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	link := filepath.Join(t.TempDir(), "link")
+	if err := os.Symlink(src, link); err != nil {
+		t.Fatal(err)
+	}
+	m := enginetest.Start(t, newAuditor(t, 1).answer)
+	for name, c := range map[string]struct{ dir, path string }{
+		"the folder itself":          {src, "."},
+		"a folder in it":             {src, "src"},
+		"from a folder in it":        {filepath.Join(src, "src"), ".."},
+		"by a link":                  {link, "."},
+		"by another name than it is": {src, link},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			home := t.TempDir()
+			env := []string{"HOME=" + home, "VEGA_LLM_PROVIDER_BASE_URL=" + m.URL, "VEGA_LLM_PROVIDER_API_KEY=" + m.Key, "VEGA_LLM_PROXY_LISTEN_ADDR=127.0.0.1:0"}
+			out, errs, code := vega(t, c.dir, env, "scan", c.path, "--json")
+			if code != exitIncomplete || !strings.Contains(errs, "vega: warning: .env in this folder is not read") {
+				t.Errorf("exit code %d, %s%s", code, out, errs)
+			}
+			if strings.Contains(out, "scan_stolen_") || !strings.Contains(out, "scan_local_") {
+				t.Errorf("the scan's settings are not the user's: %s", out)
+			}
+			if _, err := os.Stat(proof); err == nil {
+				t.Error("a program of the source was run")
+			}
+		})
+	}
+	own := t.TempDir()
+	if err := os.WriteFile(filepath.Join(own, ".env"), []byte("VEGA_REGION=mine\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if out, errs, code := vega(t, own, nil, "scan", src, "--json"); code != exitOK || !strings.Contains(out, "scan_mine_") || strings.Contains(errs, "warning") {
+		t.Errorf("with settings of one's own: exit code %d, %s%s", code, out, errs)
+	}
+}

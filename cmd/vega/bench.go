@@ -135,7 +135,7 @@ func runBench(ctx context.Context, made assembly, f benchFlags, stdout, stderr i
 // benchServer is the deployment that is measured.
 func benchServer(ctx context.Context, made assembly, f benchFlags, p *progress, stderr io.Writer) (*server, error) {
 	if f.server != "" {
-		return connectServer(ctx, made, scanFlags{server: f.server}, stderr)
+		return connectServer(ctx, made, scanFlags{server: f.server}, "", stderr)
 	}
 	cfg, err := loadConfig(stderr)
 	if err != nil {

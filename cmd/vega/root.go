@@ -27,7 +27,8 @@ func newRootCommand(made assembly) *cobra.Command {
 Without a command it serves by role (VEGA_SERVICE_ROLE): on a laptop that is the HTTP API with scans running
 inside the same process, an event log under data/nats and everything else under data/. Nothing has to be installed.
 
-Every setting is an environment variable that begins with VEGA_, or a line of a .env file in the current folder.
+Every setting is an environment variable that begins with VEGA_, or a line of a .env file in the current folder
+(for 'vega scan' only when that folder is no part of what is scanned).
 'vega config' prints them all with their values and where each came from.`,
 		Example: `  vega                          serve the API on 127.0.0.1:8000
   vega scan .                   scan this folder and print what was found
@@ -102,7 +103,10 @@ func newConfigCommand() *cobra.Command {
 const dotenv = ".env"
 
 // loadConfig reads the configuration and prints its warnings. The error lists every problem.
-func loadConfig(w io.Writer) (config.Config, error) {
+func loadConfig(w io.Writer) (config.Config, error) { return loadConfigWith(w, dotenv) }
+
+// loadConfigWith is loadConfig with another file for .env, or none.
+func loadConfigWith(w io.Writer, dotenv string) (config.Config, error) {
 	cfg, err := config.Load(os.Environ(), dotenv)
 	if err != nil {
 		return cfg, err

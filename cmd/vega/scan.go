@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"log/slog"
 	"net"
 	"net/http"
@@ -232,7 +233,7 @@ func runScan(ctx context.Context, made assembly, f scanFlags, path string, stdou
 	defer p.done()
 	j := &job{dir: dir, flags: f}
 	for {
-		server, err := connectServer(ctx, made, f, stderr)
+		server, err := connectServer(ctx, made, f, dir, stderr)
 		if err != nil {
 			return err
 		}
@@ -292,7 +293,7 @@ type server struct {
 	close    func() error
 }
 
-func connectServer(ctx context.Context, made assembly, f scanFlags, stderr io.Writer) (*server, error) {
+func connectServer(ctx context.Context, made assembly, f scanFlags, dir string, stderr io.Writer) (*server, error) {
 	if f.server != "" {
 		u, err := url.Parse(f.server)
 		if err != nil || (u.Scheme != "http" && u.Scheme != "https") || u.Host == "" {
@@ -305,7 +306,14 @@ func connectServer(ctx context.Context, made assembly, f scanFlags, stderr io.Wr
 		c := newClient(f.server, token)
 		return &server{client: c, close: func() error { return nil }}, mayScan(ctx, c)
 	}
-	cfg, err := loadConfig(stderr)
+	own, err := ownDotenv(dir)
+	if err != nil {
+		return nil, err
+	}
+	if own == "" {
+		fmt.Fprintf(stderr, "vega: warning: %s in this folder is not read, because it may have come with what is scanned; export the settings that are yours\n", dotenv)
+	}
+	cfg, err := loadConfigWith(stderr, own)
 	if err != nil {
 		return nil, err
 	}
@@ -351,6 +359,31 @@ func connectServer(ctx context.Context, made assembly, f scanFlags, stderr io.Wr
 		return nil, err
 	}
 	return startInside(ctx, n, data)
+}
+
+// ownDotenv is the .env of the current folder, or "" when the folder that is scanned holds the current one or lies in it: whoever wrote the source could then name the program that is run
+// for Codex, or the address that the provider's key is sent to.
+func ownDotenv(dir string) (string, error) {
+	if _, err := os.Lstat(dotenv); errors.Is(err, fs.ErrNotExist) {
+		return dotenv, nil
+	}
+	here, err := os.Getwd()
+	if err != nil {
+		return "", err
+	}
+	if here, err = filepath.EvalSymlinks(here); err != nil {
+		return "", err
+	}
+	scanned, err := filepath.EvalSymlinks(dir)
+	if err != nil {
+		return "", err
+	}
+	for _, pair := range [][2]string{{here, scanned}, {scanned, here}} {
+		if rel, err := filepath.Rel(pair[0], pair[1]); err == nil && filepath.IsLocal(rel) {
+			return "", nil
+		}
+	}
+	return dotenv, nil
 }
 
 // mayScan says before anything is sent whether the token is good for a scan: an API key may lack a scope that only its end would need.

@@ -9,13 +9,13 @@ import (
 // Config says where the engine finds its pack, Codex and the model.
 type Config struct {
 	// Root is the folder of the engine pack: prompts, schemas and rules.
-	Root string `env:"VEGA_V16_ROOT, default=v16/" doc:"Path to the engine pack: prompts, output schemas and rules. When it is not set and the folder is not there, the copy inside the binary is used."`
+	Root string `env:"VEGA_V16_ROOT, default=v16/" doc:"Path to the engine pack: prompts, output schemas and rules. When it is not set, the copy of the project's v16/ inside the binary is used, whatever lies in the current folder."`
 
 	// RuntimeRoot holds the working files of running scans.
 	RuntimeRoot string `env:"VEGA_V16_RUNTIME_ROOT" shown:"(data dir)" doc:"Where the engine writes its working files during a scan; by default the folder v16 under VEGA_DATA_DIR."`
 
 	// CodexBin is the command that runs Codex.
-	CodexBin string `env:"VEGA_V16_CODEX_BIN, default=scripts/codex-in-target-container.sh" doc:"Command used to invoke Codex. The default runs Codex in an isolated Docker container. Override with a plain codex binary for debugging."`
+	CodexBin string `env:"VEGA_V16_CODEX_BIN, default=scripts/codex-in-target-container.sh" doc:"Command used to invoke Codex. The default runs Codex in an isolated Docker container; when this is not set, the copy of that script inside the binary is used. Override with a plain codex binary for debugging."`
 
 	// CodexDockerImage is the image that the default CodexBin starts.
 	CodexDockerImage string `env:"VEGA_V16_CODEX_DOCKER_IMAGE, default=vega-codex-runner:latest" form:"image" doc:"Docker image used for Codex isolation."`
@@ -45,7 +45,7 @@ type Config struct {
 
 	// What follows is filled in by package config, not by a variable of its own.
 
-	// RootGiven says that VEGA_V16_ROOT was set: a missing folder is then an error, not the built-in copy.
+	// RootGiven says that VEGA_V16_ROOT was set. Root counts only then: its default names a folder of the project's source, not of whatever the process was started in.
 	RootGiven bool
 	// CodexBinGiven says the same of VEGA_V16_CODEX_BIN.
 	CodexBinGiven bool

@@ -88,15 +88,16 @@ func New(cfg Config, opt Options) (*Engine, error) {
 	return e, nil
 }
 
-// openPack reads the pack in the folder that cfg names, or the one that this build carries when nobody named one and the usual folder is not there.
+// openPack reads the pack in the folder that cfg names, or the one that this build carries when nobody named one: a folder that happens to lie where the process was started may
+// belong to whoever wrote the source.
 func openPack(cfg Config, carried fs.FS) (*pack.Pack, error) {
-	_, err := os.Stat(cfg.Root)
-	if cfg.Root == "" || errors.Is(err, fs.ErrNotExist) && !cfg.RootGiven {
+	if !cfg.RootGiven {
 		if carried == nil {
 			return nil, errors.New("engine: this build carries no engine pack (VEGA_V16_ROOT names one)")
 		}
 		return pack.Load(carried, "the built-in engine pack")
 	}
+	_, err := os.Stat(cfg.Root)
 	if err != nil {
 		return nil, fmt.Errorf("engine pack: %w (VEGA_V16_ROOT)", err)
 	}
@@ -107,19 +108,17 @@ func openPack(cfg Config, carried fs.FS) (*pack.Pack, error) {
 	return p, nil
 }
 
-// scriptName is the copy of the container script that is written where the source's is not at hand.
+// scriptName is what the container script is called where it is written.
 const scriptName = "codex-in-target-container.sh"
 
-// codexProgram is the program that cfg names, by a path that does not depend on the folder it is started in. The script that this build carries is written below the runtime folder when
-// nobody named a program and the usual script is not there; the same bytes each time, so processes that share the folder may do it at once.
+// codexProgram is the program that cfg names, by a path that does not depend on the folder it is started in. When nobody named one it is the script that this build carries, never one that
+// happens to lie where the process was started. It is written below the runtime folder; the same bytes each time, so processes that share the folder may do it at once.
 func codexProgram(cfg Config, script []byte) (string, error) {
-	bin := cfg.CodexBin
-	if !strings.ContainsRune(bin, filepath.Separator) {
-		return bin, nil // looked up in PATH
-	}
-	_, err := os.Stat(bin)
-	if !errors.Is(err, fs.ErrNotExist) || cfg.CodexBinGiven || len(script) == 0 {
-		return filepath.Abs(bin)
+	if cfg.CodexBinGiven || len(script) == 0 {
+		if !strings.ContainsRune(cfg.CodexBin, filepath.Separator) {
+			return cfg.CodexBin, nil // looked up in PATH
+		}
+		return filepath.Abs(cfg.CodexBin)
 	}
 	dir, err := filepath.Abs(filepath.Join(cfg.RuntimeRoot, "bin"))
 	if err != nil {
