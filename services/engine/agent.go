@@ -234,7 +234,7 @@ func (a *agent) askTwice(ctx context.Context, q question, t *transcript) (reply,
 	if t.commands > 1 && t.succeeded == 0 {
 		return reply{}, fmt.Errorf("none of the %d commands that the agent ran succeeded, the last one with %q%s", t.commands, t.lastOutput, a.sandboxHint)
 	}
-	rep := reply{answer: a.relative([]byte(res.Answer)), finished: res.Finished, looked: t.succeeded}
+	rep := reply{answer: a.relative([]byte(res.Answer)), finished: res.Finished, looked: t.showed}
 	bad, ok := errors.AsType[*pack.AnswerError](a.r.pack.Check(q.name, rep.answer))
 	if !ok {
 		return rep, nil

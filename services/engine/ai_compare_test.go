@@ -80,7 +80,7 @@ func TestRevisionsAreCompared(t *testing.T) {
 				if q.Results == 0 {
 					return q.Shell("cat */*.py")
 				}
-				return q.Answer(verdictOf(pack.Stands, "high"))
+				return q.Answer(verdictOf(pack.Stands, "high", files[0]+":1"))
 			}
 		})
 		l := enginetest.Begin(t, model, nil)

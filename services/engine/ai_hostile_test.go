@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -89,7 +90,7 @@ func TestAHostileRepositorySteersNothing(t *testing.T) {
 					if strings.Contains(q.Prompt, "injection.sql`, critical") && strings.Contains(q.Prompt, "instruction") && strings.Contains(q.Prompt, "refuted") {
 						verdict = "refuted"
 					}
-					return q.Answer(verdictOf(verdict, "high"))
+					return q.Answer(verdictOf(verdict, "high", "app.py:6"))
 				}
 			})
 			l := enginetest.Begin(t, model, nil)
@@ -186,7 +187,7 @@ func TestWhatTheModelRepeatsIsMasked(t *testing.T) {
 			if q.Results == 0 {
 				return q.Shell("cat deploy.py")
 			}
-			v := verdictOf("stands", "high")
+			v := verdictOf("stands", "high", "deploy.py:7")
 			v.Reason = "The key " + key + " is used as the claim says, and no check lies on the way."
 			return q.Answer(v)
 		}
@@ -292,5 +293,58 @@ func TestOneBadClaimCostsThatClaim(t *testing.T) {
 	}
 	if !hasReason(out, "plan", ".github/workflows/ci.yml", "skipped") {
 		t.Errorf("the coverage does not say that the plan leaves the workflow out: %+v", out.Coverage.Reasons)
+	}
+}
+
+// What the model says beside its claim is held against the source as well: places that are not there, code beyond what is analysed, and an audit whose commands showed nothing.
+func TestInventedPlacesAreNamedAndNothingReadIsNothingAudited(t *testing.T) {
+	t.Parallel()
+	const program = "import os, sys\n\n\ndef run1(name):\n    os.system(\"echo \" + name)\n\n\nrun1(sys.argv[1])\n"
+	const before = 400_000 // lines
+	files := map[string]string{"svc1/main.py": program, "svc2/big.py": strings.Repeat("x = 1\n", before) + program, "svc3/main.py": program}
+	model := enginetest.Start(t, func(q enginetest.Question) pt.Answer {
+		part := strings.TrimPrefix(q.Component, "Part ")
+		switch {
+		case q.Stage == "plan":
+			return q.Answer(planOf("svc1", "svc2", "svc3"))
+		case q.Stage == "audit" && q.Results == 0:
+			return q.Shell(map[string]string{"svc1": "cat svc1/main.py", "svc2": "tail -n 8 svc2/big.py", "svc3": "true; echo"}[part])
+		case q.Stage == "audit" && part == "svc1":
+			f := found("injection.command", "high", "svc1/main.py", 5, 5, `    os.system("echo " + name)`, "run1")
+			f.AttackPath = "1. svc9/ghost.py:12 takes the name. 2. svc1/main.py:8 passes it on, see main.py:5 and example.com:443 and svc1/main.py:77-78."
+			return q.Answer(auditOf("svc1/main.py", f))
+		case q.Stage == "audit" && part == "svc2":
+			return q.Answer(auditOf("svc2/big.py", found("injection.command", "high", "svc2/big.py", before+5, before+5, `    os.system("echo " + name)`, "run1")))
+		case q.Stage == "audit":
+			return q.Answer(auditOf("svc3/main.py"))
+		case q.Stage == "refute" && q.Results == 0:
+			return q.Shell("cat svc1/main.py")
+		case q.Stage == "refute":
+			return q.Answer(verdictOf("stands", "high", "svc9/ghost.py:999", "svc1/main.py:500", "svc1/main.py:5"))
+		}
+		return partsOf(1, 1)(q)
+	})
+	l := enginetest.Begin(t, model, nil)
+	rec := newRecorder()
+	job := aidedJob(t, l, tree(t, files))
+	job.Profile = new(profileAnswer.ThreatProfile)
+	out, err := aided(t, nil).Run(t.Context(), job, rec)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(rec.findings) != 1 || out.Rejected != 0 {
+		t.Fatalf("%d findings, %d rejected, want the one that could be checked: %+v", len(rec.findings), out.Rejected, rec.findings)
+	}
+	evidence := rec.findings[0].Evidence
+	if !strings.Contains(evidence, "Not in the source: svc9/ghost.py:12, svc1/main.py:77-78.") || !strings.Contains(evidence, "Checked: svc1/main.py:5.") || strings.Contains(evidence, ":999") {
+		t.Errorf("evidence %q", evidence)
+	}
+	if !hasReason(out, "verify", "svc2/big.py", "too_large") {
+		t.Errorf("the coverage does not say that a claim about svc2/big.py could not be checked: %+v", out.Coverage.Reasons)
+	}
+	if !slices.ContainsFunc(out.Coverage.Reasons, func(r events.CoverageReason) bool {
+		return r.Stage == "audit" && strings.Contains(r.Message, "svc3") && strings.Contains(r.Message, "without having read anything")
+	}) {
+		t.Errorf("the coverage does not say that nothing of svc3 was read: %+v", out.Coverage.Reasons)
 	}
 }

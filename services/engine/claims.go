@@ -63,7 +63,10 @@ func (r *run) claim(ctx context.Context, a *agent, f pack.AuditFinding, masked [
 	if c.Argument.SeverityReason != "" {
 		c.Description += "\n\nSeverity: " + c.Argument.SeverityReason
 	}
-	content, err := r.contentOf(f.File)
+	if places := r.notThere(c.Description, c.Evidence); len(places) > 0 {
+		c.Evidence = clipText(strings.TrimSpace(c.Evidence+"\n\nNot in the source: "+strings.Join(places, ", ")+"."), maxShort+maxTitle)
+	}
+	content, _, err := r.contentOf(f.File)
 	if err != nil {
 		c.Snippet = text(f.Quote, maxShort) // verify says that there is no such file
 		return c

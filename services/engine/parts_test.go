@@ -180,10 +180,10 @@ func TestAFileThatVanishedIsAGap(t *testing.T) {
 	if err := os.Remove(filepath.Join(r.job.Dir, "a.txt")); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := r.contentOf("a.txt"); err == nil {
+	if _, _, err := r.contentOf("a.txt"); err == nil {
 		t.Error("a vanished file was read")
 	}
-	if _, err := r.contentOf("../b.txt"); !errors.Is(err, errNotInTree) {
+	if _, _, err := r.contentOf("../b.txt"); !errors.Is(err, errNotInTree) {
 		t.Errorf("a path outside = %v, want errNotInTree", err)
 	}
 }
@@ -401,5 +401,22 @@ func TestAFailedCommandMayHaveShownSomething(t *testing.T) {
 		if got := showsSomething(output); got != want {
 			t.Errorf("%q: %v", output, got)
 		}
+	}
+}
+
+func TestPlacesInTheSource(t *testing.T) {
+	t.Parallel()
+	r := runOn(t, map[string]string{"a.py": "1\n2\n3\n", "Makefile": "all:\n", "with blank.py": "1\n"})
+	for place, want := range map[string]bool{
+		"a.py:1": true, "a.py:3": true, "a.py:2-3": true, "Makefile:1": true, "with blank.py:1": true, "./a.py:1": true, "/source/a.py:1": true,
+		"a.py:5": false, "a.py:2-99": false, "a.py:0": false, "b.py:1": false, "a.py": false, "../a.py:1": false, "": false,
+	} {
+		if got := r.isThere(place); got != want {
+			t.Errorf("isThere(%q) = %v", place, got)
+		}
+	}
+	got := r.notThere("b.py:1 calls a.py:3 and a.py:3, lib/a.py:2-9, net/http/server.go:3 on example.com:443", "a.py:77 and b.py:1 and x/b.py:1-2")
+	if want := []string{"b.py:1", "lib/a.py:2-9", "a.py:77", "x/b.py:1-2"}; !slices.Equal(got, want) {
+		t.Errorf("notThere = %q, want %q", got, want)
 	}
 }

@@ -32,7 +32,7 @@ func (r *run) newRedactor(ctx context.Context) (*redactor, error) {
 		}
 	}
 	for _, f := range found.Files {
-		content, err := r.contentOf(f.Path)
+		content, _, err := r.contentOf(f.Path)
 		if err != nil {
 			continue // what cannot be read cannot be repeated
 		}

@@ -115,7 +115,15 @@ func (r *run) refuteOne(ctx context.Context, a *agent, q question) (unitResult, 
 	}
 	v := review{Verdict: answer.Verdict, Reason: text(answer.Reason), Checked: []string{}, Severity: events.Severity(answer.Severity), SeverityReason: text(answer.SeverityReason)}
 	for _, place := range answer.Checked {
-		v.Checked = append(v.Checked, text(r.inTree(place)))
+		if r.isThere(place) {
+			v.Checked = append(v.Checked, text(r.inTree(place)))
+		}
+	}
+	if n := len(answer.Checked) - len(v.Checked); n > 0 {
+		r.log(ctx, fmt.Sprintf("refute %s: %d of %d places that the reviewer names are not in the source", q.unit, n, len(answer.Checked)))
+		if len(v.Checked) == 0 {
+			v.Verdict, v.Reason = pack.Uncertain, clipText("no place that the reviewer names is in the source: "+v.Reason, maxShort)
+		}
 	}
 	out.object, err = r.put(ctx, "review-"+q.unit+".json", v)
 	out.detail = v.Verdict + ": " + v.Reason

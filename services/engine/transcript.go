@@ -31,6 +31,7 @@ type transcript struct {
 	full  bool
 
 	commands, succeeded int // that the agent ran, and of these those that ended well
+	showed              int // and those that showed something
 	lastOutput          string
 }
 
@@ -82,6 +83,9 @@ func (t *transcript) event(ctx context.Context, e codex.Event) {
 		// A search without a match, or a pipe whose last part fails, has shown something all the same.
 		if e.Item.ExitCode != nil && (*e.Item.ExitCode == 0 || showsSomething(e.Item.Output)) {
 			t.succeeded++
+			if strings.TrimSpace(e.Item.Output) != "" {
+				t.showed++
+			}
 		}
 		t.lastOutput = t.a.redact.text(ctx, lastOf(e.Item.Output))
 	}

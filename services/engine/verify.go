@@ -32,10 +32,11 @@ const (
 )
 
 // verify holds every candidate against the source: the file is in it, the lines are in the file, the quote is in the lines.
-// What does not hold is counted as rejected.
+// What does not hold is counted as rejected. What cannot be known, because it lies beyond the analysed part of a large file, is named in the coverage.
 func (r *run) verify(ctx context.Context) (result, error) {
 	var out verified
-	rejected := 0
+	rejected, unknown := 0, 0
+	missed := gaps{stage: stageVerify}
 	for _, stage := range []string{stageSecrets, stageAudit} {
 		var in candidates
 		if err := r.result(ctx, stage, &in); err != nil {
@@ -47,7 +48,7 @@ func (r *run) verify(ctx context.Context) (result, error) {
 			}
 			kept := f
 			kept.Candidates = nil
-			content, err := r.contentOf(f.Path)
+			content, whole, err := r.contentOf(f.Path)
 			lines := indexLines(content)
 			for _, c := range f.Candidates {
 				why := err
@@ -61,6 +62,11 @@ func (r *run) verify(ctx context.Context) (result, error) {
 					kept.Candidates = append(kept.Candidates, c)
 					continue
 				}
+				if err == nil && !whole && c.EndLine >= len(lines) {
+					unknown++
+					missed.add(f.Path, codeTooLarge, "a claim about line %d (%s: %s) could not be checked: at most %d bytes of a file are analysed", c.StartLine, c.Rule, c.Title, r.opt.MaxFileBytes)
+					continue
+				}
 				rejected++
 				if len(out.Refused) < maxRefusals {
 					out.Refused = append(out.Refused, refusal{c.Rule, cleanText(c.File), c.StartLine, cleanText(why.Error())})
@@ -72,22 +78,27 @@ func (r *run) verify(ctx context.Context) (result, error) {
 			}
 		}
 	}
+	detail := fmt.Sprintf("%d places confirmed, %d rejected", out.count(), rejected)
+	if unknown > 0 {
+		detail += fmt.Sprintf(", %d could not be checked", unknown)
+	}
 	object, err := r.put(ctx, resultVerified, out)
 	return result{
 		status:   events.StageDone,
-		detail:   fmt.Sprintf("%d places confirmed, %d rejected", out.count(), rejected),
+		detail:   detail,
 		object:   object,
 		rejected: rejected,
+		reasons:  missed.list(),
 	}, err
 }
 
-// contentOf is the analysed part of a file. A file that is not in the source is errNotInTree.
-func (r *run) contentOf(path string) ([]byte, error) {
-	content, _, err := r.tree.head(path, r.opt.MaxFileBytes)
+// contentOf is the analysed part of a file; whole says that this is all of it. A file that is not in the source is errNotInTree.
+func (r *run) contentOf(path string) (content []byte, whole bool, err error) {
+	content, whole, err = r.tree.head(path, r.opt.MaxFileBytes)
 	if err != nil && !errors.Is(err, errNotInTree) {
-		return nil, errors.New("the file could not be read")
+		err = errors.New("the file could not be read")
 	}
-	return content, err
+	return content, whole, err
 }
 
 // check says why a candidate is not true, or nil.
