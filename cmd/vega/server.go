@@ -162,7 +162,7 @@ func (n *apiNode) run(ctx context.Context, l net.Listener, ready func()) (err er
 }
 
 // recover waits until the read models know the whole log, then gives back what the last process left behind, where the lock on the data folder proves that
-// nobody else takes uploads in, and in thread mode that nobody else runs scans.
+// nobody else takes uploads in or asks the provider, and in thread mode that nobody else runs scans.
 func (n *apiNode) recover(ctx context.Context) error {
 	info, err := n.store.Info(ctx)
 	if err != nil {
@@ -173,6 +173,11 @@ func (n *apiNode) recover(ctx context.Context) error {
 	}
 	if n.cfg.Dispatch.Mode == dispatch.ModeThread && n.cfg.OneMachine() {
 		if err := maintenance.GiveBackScans(ctx, n.store, n.model, n.log); err != nil {
+			return err
+		}
+	}
+	if n.cfg.OneMachine() && n.cfg.LLM.BaseURL == "" { // the only proxy is in the process that holds the folder
+		if err := maintenance.EndCalls(ctx, n.store, n.model, n.log); err != nil {
 			return err
 		}
 	}

@@ -357,6 +357,13 @@ func (a *agent) once(ctx context.Context, q question, t *transcript, prompt stri
 			}
 			return q.pace(ctx, c)
 		},
+		Waiting: func(why string) {
+			of := q.stage
+			if q.unit != "" {
+				of += " " + q.unit
+			}
+			a.r.log(ctx, of+": a request waits: "+why)
+		},
 		OnEvent: func(e codex.Event) { t.event(ctx, e) },
 	}
 	t.begin(n)

@@ -193,7 +193,7 @@ func (a *account) record(batch []*step) error {
 		}
 		now := a.p.now()
 		l := after(a.last)
-		l.chargeLost(now)
+		l.chargeLost(overdue(now))
 		refused := false
 		for _, s := range batch {
 			s.deny, s.over, s.made = nil, nil, events.Reservation{}

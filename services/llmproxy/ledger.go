@@ -173,12 +173,17 @@ func (l *ledger) release(id string, sent bool, reason string) bool {
 }
 
 // chargeLost ends the calls whose process is gone: at what was reserved for them.
-func (l *ledger) chargeLost(now time.Time) {
+func (l *ledger) chargeLost(lost func(events.Reservation) bool) {
 	for _, r := range slices.Clone(l.Open) {
-		if now.After(r.Until) {
+		if lost(r) {
 			l.settle(r.ID, nil, "", "the process that made the call is gone")
 		}
 	}
+}
+
+// overdue says of a call that its time was over before now.
+func overdue(now time.Time) func(events.Reservation) bool {
+	return func(r events.Reservation) bool { return now.After(r.Until) }
 }
 
 func (l *ledger) end(c events.Call) {

@@ -91,7 +91,7 @@ func TestNoOrderOfCallsExceedsACap(t *testing.T) {
 			},
 			"lose": func(t *rapid.T) {
 				l := after(last)
-				l.chargeLost(noon.Add(time.Duration(rapid.IntRange(0, 100).Draw(t, "now")) * time.Minute))
+				l.chargeLost(overdue(noon.Add(time.Duration(rapid.IntRange(0, 100).Draw(t, "now")) * time.Minute)))
 				last = l.UsageRecorded
 			},
 			"": func(t *rapid.T) {

@@ -82,7 +82,7 @@ func (p *Proxy) allowance(w http.ResponseWriter, r *http.Request, g Grant) error
 	}
 	e, _ := last.Event.(events.UsageRecorded) // none yet: nothing is spent
 	l := after(e)
-	l.chargeLost(p.now()) // as the next call will
+	l.chargeLost(overdue(p.now())) // as the next call will
 	spent, reserved, caps := l.Settled, l.Reserved(), p.caps.Within(of.state.Request.Budget)
 	body := allowanceBody{
 		Requests: amount{spent.Requests, reserved.Requests, caps.Requests},

@@ -22,6 +22,15 @@ func Spent(ctx context.Context, store *eventstore.Store, id events.ScanID) (even
 // ChargeLost charges a scan's calls whose time was over before now: their process is gone, and what they cost is not known. It returns how many. Doing it twice, or in two
 // processes, is doing it once. Errors are those of the log.
 func ChargeLost(ctx context.Context, store *eventstore.Store, id events.ScanID, now time.Time) (int, error) {
+	return charge(ctx, store, id, now, overdue(now))
+}
+
+// ChargeLeft is ChargeLost for all calls of a scan that are on their way: only a process that knows that no proxy is alive, and answers no calls itself yet, may call it.
+func ChargeLeft(ctx context.Context, store *eventstore.Store, id events.ScanID, now time.Time) (int, error) {
+	return charge(ctx, store, id, now, func(events.Reservation) bool { return true })
+}
+
+func charge(ctx context.Context, store *eventstore.Store, id events.ScanID, now time.Time, lost func(events.Reservation) bool) (int, error) {
 	for {
 		r, _, err := store.LoadLast(ctx, events.UsageOf(store.Region(), id))
 		if err != nil {
@@ -32,7 +41,7 @@ func ChargeLost(ctx context.Context, store *eventstore.Store, id events.ScanID, 
 			return 0, nil // none, or a newer release's
 		}
 		l := after(e)
-		l.chargeLost(now)
+		l.chargeLost(lost)
 		if len(l.Calls) == 0 {
 			return 0, nil
 		}

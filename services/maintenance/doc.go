@@ -21,5 +21,6 @@
 // # Restart
 //
 // In thread mode the process that holds the data folder's lock knows that no earlier worker lives: [GiveBackScans] gives everything back at once. Whoever
-// holds it knows too that nobody else takes uploads in: [EndIngestions] ends those that a crash left open.
+// holds it knows too that nobody else takes uploads in, and, when the only LLM proxy is its own, that no call to the provider is on its way: [EndIngestions] and [EndCalls] end those that a
+// crash left open.
 package maintenance

@@ -5,10 +5,12 @@ import (
 	"fmt"
 	"iter"
 	"log/slog"
+	"time"
 
 	"vega/events/eventstore"
 	"vega/projections"
 	"vega/services/catalog"
+	"vega/services/llmproxy"
 	"vega/services/scan"
 )
 
@@ -26,6 +28,25 @@ func GiveBackScans(ctx context.Context, store *eventstore.Store, model projectio
 		}
 		if err := m.expire(ctx, verdict{scan: s.ID, generation: s.Generation, worker: s.Worker, reason: Restarted}, ""); err != nil {
 			return fmt.Errorf("recover scans: %w", err)
+		}
+	}
+	return nil
+}
+
+// EndCalls charges what a scan's calls to the provider had set aside, for every scan that is not over: what they cost is not known, and until they have ended nothing else can be spent of it.
+// Only a process that knows that no proxy is alive may call it, before it answers calls itself; for the rest see GiveBackScans.
+func EndCalls(ctx context.Context, store *eventstore.Store, model projections.Reader, log *slog.Logger) error {
+	open, err := model.Unfinished(ctx)
+	if err != nil {
+		return fmt.Errorf("recover calls: %w", err)
+	}
+	for _, s := range open {
+		n, err := llmproxy.ChargeLeft(ctx, store, s.ID, time.Now())
+		if err != nil {
+			return fmt.Errorf("recover calls: %w", err)
+		}
+		if n > 0 {
+			log.Info("calls of the process before charged as reserved", "scan_id", s.ID, "calls", n)
 		}
 	}
 	return nil

@@ -5,6 +5,7 @@ import (
 	"log/slog"
 	"strings"
 	"testing"
+	"time"
 
 	"vega/events"
 	"vega/events/eventstore"
@@ -98,6 +99,36 @@ func TestARestartGivesBackWhatHadAnOwner(t *testing.T) {
 	for name, c := range cases {
 		if got := s.history(events.ScanID("scan_test_" + name)); got != c.want {
 			t.Errorf("%s: %s, want %s", name, got, c.want)
+		}
+	}
+}
+
+func TestARestartChargesTheCallsThatWereOnTheirWay(t *testing.T) {
+	t.Parallel()
+	s := newSite(t)
+	open := func(id string) events.Reservation {
+		return events.Reservation{ID: id, Attempt: 1, InputTokens: 10, OutputTokens: 5, CostNanoUSD: 7, MostInput: 30, MostCost: 9, Until: time.Now().Add(time.Hour).UTC()}
+	}
+	calls := []events.Call{{ID: "a", Step: events.CallReserved, Attempt: 1}, {ID: "b", Step: events.CallReserved, Attempt: 1}}
+	for id, last := range map[events.ScanID]events.Event{"scan_test_going": events.CancelRequested{}, "scan_test_over": events.ScanCompleted{Attempt: 1}} {
+		s.put(events.ScanOf(natstest.Region, id), queued, events.AttemptClaimed{Attempt: 1, Worker: "w"}, events.AttemptStarted{Attempt: 1, Worker: "w"}, last)
+		s.put(events.UsageOf(natstest.Region, id), events.UsageRecorded{Calls: calls, Open: []events.Reservation{open("a"), open("b")}, Settled: events.Usage{Requests: 3, InputTokens: 100, CostNanoUSD: 50}})
+	}
+	for range 2 { // twice: a crash in the middle makes the next start do it again
+		if err := maintenance.EndCalls(t.Context(), s.store, s.model, slog.New(slog.DiscardHandler)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for id, want := range map[events.ScanID]events.UsageRecorded{
+		"scan_test_going": {Settled: events.Usage{Requests: 5, InputTokens: 120, OutputTokens: 10, CostNanoUSD: 64}},
+		"scan_test_over":  {Settled: events.Usage{Requests: 3, InputTokens: 100, CostNanoUSD: 50}, Open: []events.Reservation{open("a"), open("b")}}, // the sweep charges it in time
+	} {
+		last, _, err := s.store.LoadLast(t.Context(), events.UsageOf(natstest.Region, id))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := last.Event.(events.UsageRecorded); got.Settled != want.Settled || len(got.Open) != len(want.Open) {
+			t.Errorf("%s: spent %+v with %d calls on their way, want %+v with %d", id, got.Settled, len(got.Open), want.Settled, len(want.Open))
 		}
 	}
 }

@@ -68,7 +68,7 @@ base_url = "http://127.0.0.1:%d/v1"
 env_key = %q
 wire_api = "responses"
 supports_websockets = false
-request_max_retries = 2
+request_max_retries = 0
 stream_max_retries = 2
 stream_idle_timeout_ms = 600000
 `, tomlString(model), catalogFile, process.MarkName, tomlString(mark.Value), port, keyVariable)

@@ -268,8 +268,13 @@ func TestTheRelayWaitsForAProxyThatAsksForPatience(t *testing.T) {
 			_, _ = io.WriteString(w, `{"error":{"code":"vega_provider_unavailable","message":"the provider fails"}}`)
 		}
 	}), nil)
+	told := make(chan string, 10)
+	r.waits = func(why string) { told <- why }
 	if status, _ := post(t, r, r.key, "{}"); status != 200 || asked.Load() != 2 {
 		t.Errorf("%d after %d requests, want 200 after 2", status, asked.Load())
+	}
+	if why := <-told; why != "the log does not answer" || len(told) > 0 {
+		t.Errorf("whoever watches is told %q and %d things more", why, len(told))
 	}
 	if status, _ := post(t, r, r.key, "{}"); status != http.StatusServiceUnavailable || asked.Load() != 3 {
 		t.Errorf("the provider's trouble: %d after %d requests, want 503 at once", status, asked.Load())

@@ -77,6 +77,7 @@ type relay struct {
 	port  int
 	up    Upstream
 	pace  func(context.Context, Call) (Verdict, string)
+	waits func(why string) // nil: nobody is told
 	http  *http.Client
 	srv   *http.Server
 	lines []net.Listener
@@ -95,7 +96,7 @@ type relay struct {
 
 // startRelay listens. close ends everything that it began.
 func startRelay(ctx context.Context, dir string, t Task) (r *relay, err error) {
-	r = &relay{key: rand.Text(), up: t.Upstream, pace: t.Pace}
+	r = &relay{key: rand.Text(), up: t.Upstream, pace: t.Pace, waits: t.Waiting}
 	r.ctx, r.end = context.WithCancel(ctx)
 	defer func() {
 		if err != nil {
@@ -263,10 +264,15 @@ func (r *relay) note(no *Refusal, finished string) {
 func (r *relay) send(q *http.Request, body []byte) (*http.Response, error) {
 	deadline := time.Now().Add(relayPatience)
 	pause := 250 * time.Millisecond
-	for {
+	for told := false; ; told = true {
 		resp, err := r.try(q, body)
-		if err == nil && !comeAgain(resp) {
-			return resp, nil
+		why := err
+		if err == nil {
+			no := comeAgain(resp)
+			if no == nil {
+				return resp, nil
+			}
+			why = no
 		}
 		wait := pause
 		if err == nil {
@@ -279,6 +285,9 @@ func (r *relay) send(q *http.Request, body []byte) (*http.Response, error) {
 		if time.Now().Add(wait).After(deadline) {
 			return resp, err
 		}
+		if !told && r.waits != nil {
+			r.waits(why.Error())
+		}
 		timer := time.NewTimer(wait)
 		select {
 		case <-timer.C:
@@ -290,19 +299,19 @@ func (r *relay) send(q *http.Request, body []byte) (*http.Response, error) {
 	}
 }
 
-// comeAgain says that the proxy itself, not the provider, asks for patience. It reads the answer, which stays readable.
-func comeAgain(resp *http.Response) bool {
+// comeAgain is what the proxy says when it asks for patience itself, rather than the provider; else nil. It reads the answer, which stays readable.
+func comeAgain(resp *http.Response) *Refusal {
 	if resp.StatusCode != http.StatusServiceUnavailable {
-		return false
+		return nil
 	}
 	text, _ := io.ReadAll(io.LimitReader(resp.Body, maxRefusal)) // what cannot be read is a bare status
 	_ = resp.Body.Close()                                        // it was read
 	resp.Body = io.NopCloser(bytes.NewReader(text))
-	switch RefusalOf(resp.StatusCode, text).Code {
+	switch no := RefusalOf(resp.StatusCode, text); no.Code {
 	case "vega_busy", "vega_scan_cap_held", "vega_stopping", "vega_unavailable":
-		return true
+		return no
 	default:
-		return false
+		return nil
 	}
 }
 

@@ -59,6 +59,8 @@ type Task struct {
 	Upstream Upstream
 	Timeout  time.Duration
 
+	// Waiting is told when a request waits, because the proxy is not there or asks for patience; nil: nobody is. It may be called while OnEvent is.
+	Waiting func(why string)
 	// Pace is asked before each request; nil: none is refused. why is a sentence for people and for the model.
 	Pace func(context.Context, Call) (v Verdict, why string)
 	// OnEvent gets every event, one after the other; nil: nobody does.
