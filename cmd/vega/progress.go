@@ -40,8 +40,9 @@ type progress struct {
 	heard   time.Time      // when the last event came; zero: none has
 	caps    capsView
 	usage   usageView
-	step    int    // of spending, that was last told
-	denied  string // the cap that stopped the calls
+	step    int       // of spending, that was last told
+	billed  time.Time // when it was
+	denied  string    // the cap that stopped the calls
 }
 
 func newProgress(w io.Writer, quiet bool) *progress {
@@ -198,7 +199,11 @@ func (p *progress) limit(c capsView) {
 	p.caps = c
 }
 
-// spending takes what the scan has spent so far. Plain lines come at each tenth of what it may spend, or, where it may spend anything, each time that the calls have doubled. It needs mu.
+// billEvery is how often plain lines say what was spent, if it has grown.
+const billEvery = 10 * time.Second
+
+// spending takes what the scan has spent so far. Plain lines come with the first call, at each tenth of what it may spend or, where it may spend anything, each time that the calls have doubled, and
+// at the latest with the first call that ends after billEvery. It needs mu.
 func (p *progress) spending(payload map[string]any) {
 	b, err := json.Marshal(payload)
 	var now struct {
@@ -208,9 +213,10 @@ func (p *progress) spending(payload map[string]any) {
 	if err != nil || json.Unmarshal(b, &now) != nil {
 		return // what it cost is said again at the end
 	}
+	more := now.Usage.Requests > p.usage.Requests || now.Usage.CostUSD > p.usage.CostUSD
 	p.usage = now.Usage
-	if step := p.stepOf(now.Usage); step > p.step {
-		p.step = step
+	if step := p.stepOf(now.Usage); step > p.step || more && p.time().Sub(p.billed) >= billEvery {
+		p.step, p.billed = max(step, p.step), p.time()
 		if p.bar == nil {
 			p.line(p.bill())
 		}

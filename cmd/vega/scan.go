@@ -704,6 +704,7 @@ func cancelScan(ctx context.Context, s *server, id string, p *progress) error {
 	if err := s.call(ctx, http.MethodGet, "/scans/"+id+atLeast(seq), "", nil, &v); err != nil {
 		return err
 	}
+	p.spent(v.Usage)
 	return fmt.Errorf("interrupted; scan %s is %s", id, v.Status)
 }
 

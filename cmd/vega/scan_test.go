@@ -31,12 +31,17 @@ func spentEvent(requests, tokens int64, usd float64, denied string) string {
 
 func TestSpendingIsToldAtEachTenth(t *testing.T) {
 	t.Parallel()
-	p := &progress{}
+	at := time.Unix(1_800_000_000, 0)
+	p := &progress{now: func() time.Time { return at }}
 	p.limit(capsView{CostUSD: 2, Requests: 500})
 	got := said(p, spentEvent(1, 1000, 0.01, ""), spentEvent(20, 150_000, 0.199, ""), spentEvent(31, 210_500, 0.42, ""), spentEvent(32, 211_000, 0.43, ""), spentEvent(33, 212_000, 0.61, ""), spentEvent(33, 212_000, 0.61, "cost"), spentEvent(33, 212_000, 0.61, "cost"))
-	want := "spent $0.42 of $2.00, 31 of 500 requests, 210k tokens\nspent $0.61 of $2.00, 33 of 500 requests, 212k tokens\nno more calls to the model: the scan has reached its limit of cost\n"
+	want := "spent $0.01 of $2.00, 1 of 500 requests, 1000 tokens\nspent $0.42 of $2.00, 31 of 500 requests, 210k tokens\nspent $0.61 of $2.00, 33 of 500 requests, 212k tokens\nno more calls to the model: the scan has reached its limit of cost\n"
 	if got != want {
 		t.Errorf("said\n%swant\n%s", got, want)
+	}
+	at = at.Add(billEvery)
+	if got := said(p, spentEvent(33, 212_000, 0.61, "cost"), spentEvent(34, 213_000, 0.62, "cost"), spentEvent(35, 214_000, 0.63, "cost")); got != "spent $0.62 of $2.00, 34 of 500 requests, 213k tokens\n" {
+		t.Errorf("a while later: %q", got)
 	}
 	var b bytes.Buffer
 	p.w = &b

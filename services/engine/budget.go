@@ -150,7 +150,10 @@ func (p *purse) enter(l leftover, al allowance) (ended <-chan struct{}, over *ga
 		}
 		return p.ended, nil
 	default:
-		p.over = &gap{codeCap, fmt.Sprintf("the scan's budget is used up (%s)", al)}
+		p.over = &gap{codeCap, fmt.Sprintf("too little of the scan's budget is left for it (spent: %s)", al)}
+		if l.requests == 0 || l.tokens == 0 {
+			p.over.why = fmt.Sprintf("the scan's budget is used up (%s)", al)
+		}
 		return nil, p.over
 	}
 }

@@ -325,7 +325,14 @@ func (c *call) try() (*http.Response, *verdict, error) {
 		c.p.log.Warn("no answer of the provider", "scan_id", c.a.id, "attempt", c.grant.Attempt, "try", c.tries, "err", err)
 		return nil, v, nil
 	case res.StatusCode >= 200 && res.StatusCode < 300:
-		return res, nil, nil
+		v, odd := notAProvider(res)
+		if !odd {
+			return res, nil, nil
+		}
+		_ = res.Body.Close() // nothing is read of it
+		c.idle.Stop()
+		c.a.release(c.id, true, v.message)
+		return nil, &v, nil
 	}
 	v := c.p.provider.judge(res, c.p.now())
 	c.idle.Stop()

@@ -120,6 +120,7 @@ func TestWhatTheProviderRefuses(t *testing.T) {
 		"no such model":  {providertest.Error(404, "model_not_found", "no model m"), 400, "no model m", 1, "reserved released"},
 		"not JSON":       {providertest.Status(404, "<html>"), 400, "vega_provider_refused_request", 1, "reserved released"},
 		"redirect":       {providertest.Redirect("http://127.0.0.1:1/"), 400, "vega_provider_misconfigured", 1, "reserved released"},
+		"a web page":     {providertest.Status(200, "<html>log in first", "Content-Type", "text/html; charset=utf-8"), 400, "what answers is a web page", 1, "reserved released"},
 		"too often":      {providertest.Error(429, "rate_limit_exceeded", "slow", "Retry-After-Ms", "1"), 503, "vega_provider_busy", 4, strings.Repeat(" reserved released", 4)[1:]},
 		"much too often": {providertest.Error(429, "rate_limit_exceeded", "slow", "Retry-After", "900"), 503, "vega_provider_busy", 1, "reserved released"},
 		"fails":          {providertest.Status(500, ""), 502, "vega_provider_unavailable", 4, strings.Repeat(" reserved released", 4)[1:]},

@@ -192,14 +192,14 @@ func (p *Proxy) askProvider(ctx context.Context) error {
 func (p *Proxy) checkProvider() *refusal {
 	ctx, cancel := context.WithTimeout(p.life, checkTime)
 	defer cancel()
-	_, v, err := p.provider.check(ctx, p.now())
+	setting, v, err := p.provider.check(ctx, p.now())
 	if err == nil {
 		return nil
 	}
 	if v.alarm != "" {
 		p.alarm(v.code, v.alarm)
 	}
-	return &refusal{status: http.StatusServiceUnavailable, code: v.code, message: err.Error(), after: badTime}
+	return &refusal{status: http.StatusServiceUnavailable, code: v.code, message: err.Error() + " (" + setting + ")", after: badTime}
 }
 
 // respond writes an answer as JSON.

@@ -211,7 +211,7 @@ func TestReadyAsksTheProviderNowAndThen(t *testing.T) {
 	}{
 		{0, 200, "", 1},
 		{4 * time.Minute, 401, "", 1}, // still known
-		{2 * time.Minute, 401, "vega_provider_refused the provider does not accept the key", 2},
+		{2 * time.Minute, 401, "vega_provider_refused the provider does not accept the key (VEGA_LLM_PROVIDER_API_KEY)", 2},
 		{5 * time.Second, 200, "vega_provider_refused the provider does not accept the key", 2},
 		{6 * time.Second, 500, "vega_provider_unavailable the provider fails with HTTP 500", 3},
 		{11 * time.Second, 302, "vega_provider_misconfigured the provider answers with a redirect", 4},

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"mime"
 	"net"
 	"net/http"
 	"net/http/httptrace"
@@ -101,6 +102,16 @@ const (
 	maxError = 64 << 10         // bytes that are read of an error's body
 )
 
+// notAProvider says of a good answer that it is a page for people: something between here and the provider gave it, or the address is not the provider's.
+func notAProvider(res *http.Response) (v verdict, odd bool) {
+	kind, _, err := mime.ParseMediaType(res.Header.Get("Content-Type"))
+	if err != nil || kind != "text/html" || res.StatusCode < 200 || res.StatusCode >= 300 {
+		return v, false
+	}
+	return verdict{refusal: refusal{code: "vega_provider_misconfigured", message: "what answers is a web page and no provider of models"},
+		alarm: "a web page answers in the place of the provider: VEGA_LLM_PROVIDER_BASE_URL is not its address, or something on the way answers for it"}, true
+}
+
 // judge is the table of the provider's refusals. It reads the answer's body and closes it. now is for dates in Retry-After.
 func (p *provider) judge(res *http.Response, now time.Time) verdict {
 	defer res.Body.Close()
@@ -179,7 +190,14 @@ func Check(ctx context.Context, c Config) (setting string, err error) {
 func (p *provider) check(ctx context.Context, now time.Time) (setting string, v verdict, err error) {
 	res, _, err := p.send(ctx, request{endpoint: wire.Models})
 	if err != nil {
+		if errors.Is(err, context.DeadlineExceeded) {
+			err = errors.New("it has not answered in time")
+		}
 		return "VEGA_LLM_PROVIDER_BASE_URL", verdict{refusal: refusal{code: "vega_provider_unavailable"}}, fmt.Errorf("the provider cannot be reached: %w", err)
+	}
+	if v, odd := notAProvider(res); odd {
+		_ = res.Body.Close() // nothing is read of it
+		return "VEGA_LLM_PROVIDER_BASE_URL", v, errors.New(v.message)
 	}
 	if res.StatusCode >= 200 && res.StatusCode < 300 || res.StatusCode == http.StatusNotFound { // not every provider lists its models
 		return "VEGA_LLM_PROVIDER_API_KEY", v, res.Body.Close()

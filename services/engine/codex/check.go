@@ -102,18 +102,26 @@ func (p *Program) call(ctx context.Context, env []string, arg string) (string, e
 	switch {
 	case err == nil:
 		return out.String(), nil
+	case errors.Is(err, fs.ErrNotExist) && isThere(p.opt.Bin):
+		return "", fmt.Errorf("codex cannot be run: what the first line of %s names, or the linker that it needs, is not there (VEGA_V16_CODEX_BIN)", p.opt.Bin)
 	case errors.Is(err, exec.ErrNotFound), errors.Is(err, fs.ErrNotExist):
 		return "", fmt.Errorf("codex is not there: %s is no program (VEGA_V16_CODEX_BIN)", p.opt.Bin)
 	case errors.Is(err, fs.ErrPermission):
 		return "", fmt.Errorf("codex cannot be run: %s may not be executed (VEGA_V16_CODEX_BIN)", p.opt.Bin)
 	case ctx.Err() != nil:
-		return "", fmt.Errorf("%s %s has not answered within %s", p.opt.Bin, arg, time.Since(begun).Round(time.Second))
+		return "", fmt.Errorf("%s %s has not answered within %s (VEGA_V16_CODEX_BIN, or the Docker that it asks)", p.opt.Bin, arg, time.Since(begun).Round(time.Second))
 	}
 	said := lastLine(errs.String())
 	if said == "" {
 		return "", fmt.Errorf("%s %s: %w", p.opt.Bin, arg, err)
 	}
 	return "", errors.New(strings.TrimPrefix(said, "codex-in-target-container: "))
+}
+
+// isThere says whether a path names something.
+func isThere(path string) bool {
+	_, err := os.Stat(path)
+	return err == nil
 }
 
 // older compares two versions of three numbers.
