@@ -242,3 +242,20 @@ func ExampleTable() {
 	// Findings: 1 high
 	// Coverage: complete
 }
+
+func TestTheSameReasonOfSeveralStagesIsOneLine(t *testing.T) {
+	t.Parallel()
+	var b strings.Builder
+	same := func(stage string) events.CoverageReason {
+		return events.CoverageReason{Stage: stage, Code: "not_configured", Message: "needs a model"}
+	}
+	d := report.Document{Coverage: events.Coverage{State: events.CoveragePartial, Reasons: []events.CoverageReason{
+		{Stage: "secrets", Path: "a", Code: "binary", Message: "left out"}, {Stage: "secrets", Path: "b", Code: "binary", Message: "left out"}, same("plan"), same("audit"), same("refute"),
+	}}}
+	if err := report.Table(&b, d, report.TableOptions{Width: -1}); err != nil {
+		t.Fatal(err)
+	}
+	if want := "Coverage: partial\n  - secrets: a (binary): left out\n  - secrets: b (binary): left out\n  - plan, audit, refute (not_configured): needs a model\n"; !strings.HasSuffix(b.String(), want) {
+		t.Errorf("%s\nwant at the end\n%s", b.String(), want)
+	}
+}

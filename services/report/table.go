@@ -65,11 +65,24 @@ func Table(w io.Writer, d Document, opt TableOptions) error {
 		fmt.Fprintf(&b, "Rejected: %d (what they name does not exist, or a review refuted them)\n", d.Rejected)
 	}
 	fmt.Fprintf(&b, "Coverage: %s\n", d.Coverage.State)
-	for _, r := range d.Coverage.Reasons {
+	for _, r := range together(d.Coverage.Reasons) {
 		fmt.Fprintf(&b, "  - %s\n", ReasonText(r))
 	}
 	_, err := io.WriteString(w, b.String())
 	return err
+}
+
+// together makes one reason of those that follow each other and differ in their stage alone.
+func together(reasons []events.CoverageReason) []events.CoverageReason {
+	var out []events.CoverageReason
+	for i, r := range reasons {
+		if last := len(out) - 1; i > 0 && r.Stage != "" && r.Message == reasons[i-1].Message && r.Path == reasons[i-1].Path && r.Code == reasons[i-1].Code {
+			out[last].Stage += ", " + r.Stage
+			continue
+		}
+		out = append(out, r)
+	}
+	return out
 }
 
 func pad(s string, width int) string {

@@ -105,7 +105,10 @@ func (s *source) models(name string, line int) json.RawMessage {
 		efforts = append(efforts, l.Effort)
 		oneOf("supported_reasoning_levels", l.Effort, "none", "minimal", "low", "medium", "high", "xhigh")
 	}
-	oneOf("default_reasoning_level", e.DefaultReasoning, efforts...)
+	refuse("supported_reasoning_levels", len(efforts) == 0, "supported_reasoning_levels is empty")
+	if len(efforts) > 0 {
+		oneOf("default_reasoning_level", e.DefaultReasoning, efforts...)
+	}
 	raw, err := json.Marshal(e)
 	if err != nil {
 		s.add(name, 1, "%v", err)
