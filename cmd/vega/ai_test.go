@@ -459,6 +459,44 @@ func TestAStoppedWorkersAgentGoesOnElsewhere(t *testing.T) {
 	}
 }
 
+// A command that is killed leaves a scan behind. The next one says so, and cancels it when it is told to; what was on its way to the provider holds nothing back.
+func TestAKilledScanCommandLeavesAScanToGoOnWithOrCancel(t *testing.T) {
+	t.Parallel()
+	a := newAuditor(t, 1)
+	model := enginetest.Start(t, a.answer)
+	home, src := t.TempDir(), tree(t, a.source())
+	for _, cancel := range []bool{false, true} {
+		a.hold("audit", 1)
+		killed := command(t, home, aidedBy(t, model), "scan", src, "--budget", "1.20")
+		if err := killed.Start(); err != nil {
+			t.Fatal(err)
+		}
+		a.await("audit")
+		_ = killed.Process.Kill()
+		_ = killed.Wait() // it was killed
+		args, want := []string{"scan", src}, "goes on as well"
+		if cancel {
+			args, want = append(args, "--cancel-earlier"), "is cancelled"
+		}
+		stdout, stderr, code := vega(t, home, aidedBy(t, model), args...)
+		if code != exitFindings || strings.Count(stderr, want) != 1 {
+			t.Errorf("exit code %d, want %d and one scan that %s: %s%s", code, exitFindings, want, stdout, stderr)
+		}
+		s := serveIn(t, home, append(aidedBy(t, model), "VEGA_DATA_DIR="+filepath.Join(home, ".local", "state", "vega"))...)
+		var list struct {
+			Items []struct{ ID, Status string }
+		}
+		until(t, 2*time.Minute, "every scan has ended", func() bool {
+			s.do(t, http.MethodGet, "/scans", nil, &list)
+			return !slices.ContainsFunc(list.Items, func(x struct{ ID, Status string }) bool { return x.Status != "completed" && x.Status != "cancelled" })
+		})
+		if got := len(list.Items); got != map[bool]int{false: 2, true: 4}[cancel] {
+			t.Errorf("%d scans", got)
+		}
+		s.stop(t)
+	}
+}
+
 // What lies in the folder that is scanned is run by nobody and decides nothing, also when the command is started in it.
 func TestAFolderThatIsScannedFromInsideDecidesNothing(t *testing.T) {
 	t.Parallel()

@@ -40,6 +40,7 @@ type scanFlags struct {
 	budget          string // US dollars, as it was written
 	maxRequests     int64
 	maxTokens       int64
+	cancelEarlier   bool
 	quiet           bool
 	verbose         bool
 }
@@ -142,6 +143,7 @@ Exit codes:
 	f.maxRequests, f.maxTokens = unlimited, unlimited
 	fl.Var(&limitValue{&f.maxRequests}, "max-requests", "most calls to the model, beside the configured limit")
 	fl.Var(&limitValue{&f.maxTokens}, "max-tokens", "most tokens, input and output, beside the configured limit")
+	fl.BoolVar(&f.cancelEarlier, "cancel-earlier", false, "cancel the scans that an earlier command has left unfinished in this state folder, instead of going on with them too")
 	fl.BoolVarP(&f.quiet, "quiet", "q", false, "no progress")
 	fl.BoolVarP(&f.verbose, "verbose", "v", false, "show the log lines of the stages, too")
 	for flag, values := range map[string][]string{"fail-on": append(severityNames(), "none"), "priority": {"high", "normal", "low"}} {
@@ -238,7 +240,9 @@ func runScan(ctx context.Context, made assembly, f scanFlags, path string, stdou
 			return err
 		}
 		if !server.borrowed && f.server == "" {
-			tellEarlier(ctx, server, p)
+			if err := meetEarlier(ctx, server, f.cancelEarlier, p); err != nil {
+				return errors.Join(err, server.close())
+			}
 		}
 		code, err := j.run(ctx, server, p, stdout)
 		p.done()
@@ -260,20 +264,33 @@ func runScan(ctx context.Context, made assembly, f scanFlags, path string, stdou
 	}
 }
 
-// tellEarlier names the scans that an earlier command has left behind and that go on in this process.
-func tellEarlier(ctx context.Context, s *server, p *progress) {
+// meetEarlier names the scans that an earlier command has left behind, which go on in this process, or cancels them.
+func meetEarlier(ctx context.Context, s *server, cancel bool, p *progress) error {
 	var list struct {
 		Items []struct {
 			ID        string    `json:"id"`
 			CreatedAt time.Time `json:"created_at"`
 		}
 	}
-	if s.call(ctx, http.MethodGet, "/scans?status=queued,claimed,running,cancelling", "", nil, &list) != nil {
-		return // it is only told
+	if err := s.call(ctx, http.MethodGet, "/scans?status=queued,claimed,running,cancelling", "", nil, &list); err != nil {
+		return fmt.Errorf("look for earlier scans: %w", err)
 	}
 	for _, v := range list.Items {
-		p.say("scan %s, begun %s and not ended then, goes on as well", v.ID, v.CreatedAt.Local().Format(time.DateTime))
+		begun := v.CreatedAt.Local().Format(time.DateTime)
+		if !cancel {
+			p.say("scan %s, begun %s and not ended then, goes on as well, within its own budget (--cancel-earlier cancels it)", v.ID, begun)
+			continue
+		}
+		err := s.call(ctx, http.MethodPost, "/scans/"+v.ID+"/cancel", "", nil, nil)
+		if refused, ok := errors.AsType[*apiError](err); ok && refused.Status == http.StatusConflict {
+			continue // it has just ended
+		}
+		if err != nil {
+			return fmt.Errorf("cancel scan %s: %w", v.ID, err)
+		}
+		p.say("scan %s, begun %s and not ended then, is cancelled", v.ID, begun)
 	}
+	return nil
 }
 
 // isGone says that the server is stopping, or that nobody answers at its address any more.
