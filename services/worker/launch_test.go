@@ -496,9 +496,7 @@ func TestATaskWhoseAnswersWereAllLostIsFoundByItsTags(t *testing.T) {
 	t.Parallel()
 	r := newRegion(t, ecstest.Options{StopTimeout: 100 * time.Millisecond})
 	r.ecs.Inject("RunTask", ecstest.Fault{Lost: true, Always: true})
-	o := quick
-	o.Patience = time.Second
-	l := r.launcher(cfg, o)
+	l := r.launcher(cfg, quick)
 	r.queue(one, "wait", 1)
 	r.until(one, "scan.stage_completed")
 	r.goOn(one)
