@@ -8,6 +8,7 @@ import (
 	"reflect"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -269,6 +270,7 @@ func TestABrokenDotenvIsOneProblemAndShowsNothingOfIt(t *testing.T) {
 		"no name":      "VEGA_REGION=eu\nthis is hunter2\nVEGA_APP_NAME=x\n",
 		"open quote":   "VEGA_REGION=eu\nVEGA_AUTH_SECRET=\"hunter2\n",
 		"folder":       "",
+		"pipe":         "", // which is not waited for
 		"many lines":   strings.Repeat("A=b\n", 600) + "hunter2 is here\n",
 		"larger still": strings.Repeat("#", maxDotenv+1),
 	} {
@@ -277,6 +279,12 @@ func TestABrokenDotenvIsOneProblemAndShowsNothingOfIt(t *testing.T) {
 			path := write(t, ".env", text)
 			if name == "folder" {
 				path = filepath.Dir(path)
+			}
+			if name == "pipe" {
+				path += ".pipe"
+				if err := syscall.Mkfifo(path, 0o600); err != nil {
+					t.Fatal(err)
+				}
 			}
 			_, err := Load([]string{"VEGA_WORKER_SLOTS=x"}, path)
 			e, ok := errors.AsType[*Error](err)

@@ -16,7 +16,7 @@ Vega is configured by environment variables, which can also stand in a file ` + 
 needed on one machine.
 
 - The environment wins over ` + "`.env`" + `. An empty value means the default.
-- ` + "`vega scan`" + ` does not read a ` + "`.env`" + ` that lies in, or above, the folder that it scans: whoever wrote the source may have written it. Start the other commands only in folders that you trust.
+- ` + "`vega scan`" + ` does not read a ` + "`.env`" + ` that lies in, or above, the folder that it scans, or in the same git checkout: whoever wrote the source may have written it. Start the other commands only in folders that you trust.
 - A wrong value, or a combination that cannot work, stops the start with one message that lists every problem.
 - A variable that starts with ` + "`VEGA_`" + ` and is not listed here is a warning, with the nearest name that is.
 - In ` + "`.env`" + `, put a value that holds a ` + "`$`, a `#` or a quote" + ` in single quotes: elsewhere ` + "`$NAME`" + ` stands for an earlier line.

@@ -58,10 +58,17 @@ func readDotenv(path string) (map[string]string, error) {
 	if path == "" {
 		return nil, nil
 	}
-	f, err := os.Open(path)
+	info, err := os.Stat(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}
+	if err != nil {
+		return nil, err
+	}
+	if !info.Mode().IsRegular() { // a pipe would be waited for
+		return nil, errors.New("it is not a file")
+	}
+	f, err := os.Open(path)
 	if err != nil {
 		return nil, err
 	}

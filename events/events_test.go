@@ -208,3 +208,15 @@ func FuzzDecode(f *testing.F) {
 		}
 	})
 }
+
+func TestNamesOfModels(t *testing.T) {
+	t.Parallel()
+	for name, good := range map[string]bool{
+		"gpt-5.4": true, "openai/gpt-5:free": true, "5": true, "m@2026": true, strings.Repeat("m", MaxModel): true,
+		"": false, "-c": false, "../../x": false, "a b": false, "gpt\n": false, "gpt\"": false, "\u00e9": false, strings.Repeat("m", MaxModel+1): false,
+	} {
+		if err := CheckModel(name); (err == nil) != good {
+			t.Errorf("CheckModel(%q) = %v", name, err)
+		}
+	}
+}

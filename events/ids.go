@@ -116,6 +116,18 @@ func CheckID(what, id string) error {
 	return nil
 }
 
+// MaxModel bounds a model's name, in bytes.
+const MaxModel = 100
+
+// CheckModel says what is wrong with the name of a model, or nil: it stands in events, in the agent's configuration and on the wire.
+func CheckModel(name string) error {
+	const first = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789"
+	if len(name) == 0 || len(name) > MaxModel || !strings.Contains(first, name[:1]) || strings.Trim(name, first+"._:/@-") != "" {
+		return fmt.Errorf("model %.40q: want 1 to %d letters, digits and ._:/@-, of which the first is a letter or a digit", name, MaxModel)
+	}
+	return nil
+}
+
 func newID(kind string, r Region) string {
 	return kind + "_" + string(r) + "_" + strings.ToLower(rand.Text())
 }

@@ -507,6 +507,8 @@ func TestAFolderThatIsScannedFromInsideDecidesNothing(t *testing.T) {
 		"evil.sh":                              evil,
 		".env":                                 "VEGA_V16_CODEX_BIN=./evil.sh\nVEGA_LLM_PROVIDER_BASE_URL=http://127.0.0.1:9/stolen\nVEGA_REGION=stolen\n",
 		"src/.env":                             "VEGA_V16_CODEX_BIN=../evil.sh\nVEGA_REGION=stolen\n",
+		".git/HEAD":                            "ref: refs/heads/main\n",
+		"lib/util.py":                          "print(1)\n",
 		"scripts/codex-in-target-container.sh": evil,
 		"v16/pack.json":                        "no pack",
 	})
@@ -522,11 +524,12 @@ func TestAFolderThatIsScannedFromInsideDecidesNothing(t *testing.T) {
 	}
 	m := enginetest.Start(t, newAuditor(t, 1).answer)
 	for name, c := range map[string]struct{ dir, path string }{
-		"the folder itself":          {src, "."},
-		"a folder in it":             {src, "src"},
-		"from a folder in it":        {filepath.Join(src, "src"), ".."},
-		"by a link":                  {link, "."},
-		"by another name than it is": {src, link},
+		"the folder itself":              {src, "."},
+		"a folder in it":                 {src, "src"},
+		"from a folder in it":            {filepath.Join(src, "src"), ".."},
+		"another folder of the checkout": {filepath.Join(src, "src"), "../lib"},
+		"by a link":                      {link, "."},
+		"by another name than it is":     {src, link},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

@@ -28,7 +28,7 @@ Without a command it serves by role (VEGA_SERVICE_ROLE): on a laptop that is the
 inside the same process, an event log under data/nats and everything else under data/. Nothing has to be installed.
 
 Every setting is an environment variable that begins with VEGA_, or a line of a .env file in the current folder
-(for 'vega scan' only when that folder is no part of what is scanned).
+(for 'vega scan' only when that folder has nothing to do with what is scanned).
 'vega config' prints them all with their values and where each came from.`,
 		Example: `  vega                          serve the API on 127.0.0.1:8000
   vega scan .                   scan this folder and print what was found

@@ -378,8 +378,8 @@ func connectServer(ctx context.Context, made assembly, f scanFlags, dir string, 
 	return startInside(ctx, n, data)
 }
 
-// ownDotenv is the .env of the current folder, or "" when the folder that is scanned holds the current one or lies in it: whoever wrote the source could then name the program that is run
-// for Codex, or the address that the provider's key is sent to.
+// ownDotenv is the .env of the current folder, or "" when the folder that is scanned holds the current one, lies in it, or is of the same checkout: whoever wrote the source could then name
+// the program that is run for Codex, or the address that the provider's key is sent to.
 func ownDotenv(dir string) (string, error) {
 	if _, err := os.Lstat(dotenv); errors.Is(err, fs.ErrNotExist) {
 		return dotenv, nil
@@ -395,12 +395,25 @@ func ownDotenv(dir string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	for _, pair := range [][2]string{{here, scanned}, {scanned, here}} {
+	for _, pair := range [][2]string{{here, scanned}, {checkout(scanned), here}} {
 		if rel, err := filepath.Rel(pair[0], pair[1]); err == nil && filepath.IsLocal(rel) {
 			return "", nil
 		}
 	}
 	return dotenv, nil
+}
+
+// checkout is the outermost folder around dir that git keeps something in, or dir.
+func checkout(dir string) string {
+	root := dir
+	for at := dir; ; at = filepath.Dir(at) {
+		if _, err := os.Lstat(filepath.Join(at, ".git")); err == nil {
+			root = at
+		}
+		if at == filepath.Dir(at) {
+			return root
+		}
+	}
 }
 
 // mayScan says before anything is sent whether the token is good for a scan: an API key may lack a scope that only its end would need.

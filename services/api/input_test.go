@@ -60,6 +60,8 @@ func TestWrongInputIsNamedAndNotEchoed(t *testing.T) {
 		{"too many paths", "POST", scans, object{"paths": make([]string, 1001)}, 422, "invalid_request", "paths"},
 		{"bad priority", "POST", scans, object{"priority": canary}, 422, "invalid_request", "priority"},
 		{"bad model", "POST", scans, object{"model": "gpt;" + canary}, 422, "invalid_request", "model"},
+		{"model like a flag", "POST", scans, object{"model": "-c"}, 422, "invalid_request", "model"},
+		{"model like a path", "POST", scans, object{"model": "../../x"}, 422, "invalid_request", "model"},
 		{"budget of text", "POST", scans, object{"budget": canary}, 422, "invalid_request", "budget"},
 		{"budget of something else", "POST", scans, object{"budget": object{"minutes": 3}}, 422, "invalid_request", "budget.minutes"},
 		{"negative requests", "POST", scans, object{"budget": object{"requests": -1}}, 422, "invalid_request", "budget.requests"},

@@ -44,8 +44,8 @@ func (s *Server) createScan(ctx context.Context, in *scanIn) (*one[scanBody], er
 	if err != nil {
 		return nil, err
 	}
-	if strings.Trim(ask.Model, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._:/-") != "" {
-		return nil, invalid("model", "want letters, digits and ._:/-")
+	if ask.Model != "" && events.CheckModel(ask.Model) != nil {
+		return nil, invalid("model", "want letters, digits and ._:/@-, of which the first is a letter or a digit")
 	}
 	budget, err := ask.Budget.budget()
 	if err != nil {

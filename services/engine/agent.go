@@ -198,7 +198,7 @@ type reply struct {
 	finished   string         // why the model had to come to an end, if it had
 	looked     int            // how many commands it ran that showed something
 	taken      []string       // what was taken out of the answer because it could not be accepted
-	claims     int            // findings in the first answer, in whatever form
+	claims     int            // findings in the first answer, in whatever form, each place once
 	first      []byte         // of an answer that was repaired: what could be accepted of the one before
 	transcript *events.Object // nil: nothing was said
 }
@@ -239,10 +239,7 @@ func (a *agent) askTwice(ctx context.Context, q question, t *transcript) (reply,
 	if !ok {
 		return rep, nil
 	}
-	var loose struct{ Findings []any }
-	if json.Unmarshal(rep.answer, &loose) == nil { // what is no JSON has none
-		rep.claims = len(loose.Findings)
-	}
+	rep.claims = distinctClaims(rep.answer)
 	t.say(ctx, "the answer was not in the required form; it is asked for once more")
 	first, taken, usable := a.r.pack.Salvage(q.name, rep.answer)
 	prompt, err := a.r.pack.RepairPrompt(pack.RepairInput{Problems: bad.Problems, Answer: res.Answer})
@@ -273,13 +270,25 @@ func (a *agent) askTwice(ctx context.Context, q question, t *transcript) (reply,
 	return reply{}, &badAnswer{bad}
 }
 
+// distinctClaims counts the findings of an answer, those of one rule and place once. What is no JSON has none.
+func distinctClaims(answer []byte) int {
+	var loose struct{ Findings []map[string]any }
+	if json.Unmarshal(answer, &loose) != nil {
+		return 0
+	}
+	seen := map[string]bool{}
+	for _, f := range loose.Findings {
+		seen[fmt.Sprint(f["rule"], "\x00", f["file"], "\x00", f["start_line"])] = true
+	}
+	return len(seen)
+}
+
 // pathFields are the fields of answers that hold paths, alone or in lists.
 var pathFields = map[string]bool{"file": true, "path": true, "paths": true, "examined": true, "checked": true}
 
-// relative is an answer whose paths are relative to the tree, also where the model gave the folder of the tree with them, and without the fence of Markdown that may stand around it. What is no JSON stays
-// as it is.
+// relative is an answer whose paths are relative to the tree, also where the model gave the folder of the tree with them, and without what may stand around it. What is no JSON stays as it is.
 func (a *agent) relative(answer []byte) []byte {
-	answer = unfenced(answer)
+	answer = bare(answer)
 	var v any
 	if json.Unmarshal(answer, &v) != nil {
 		return answer
@@ -313,6 +322,21 @@ func (a *agent) relative(answer []byte) []byte {
 		return answer
 	}
 	return out
+}
+
+// bare is the one JSON object of an answer, without a fence and without the sentences around it. A text with none, or with more than one, stays as it is.
+func bare(answer []byte) []byte {
+	answer = unfenced(answer)
+	start := bytes.IndexByte(answer, '{')
+	if start < 0 || json.Valid(answer) {
+		return answer
+	}
+	dec := json.NewDecoder(bytes.NewReader(answer[start:]))
+	var one json.RawMessage
+	if dec.Decode(&one) != nil || bytes.IndexByte(answer[start+int(dec.InputOffset()):], '{') >= 0 {
+		return answer
+	}
+	return one
 }
 
 // unfenced is a text without the fence of Markdown that stands around all of it.

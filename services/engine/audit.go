@@ -136,8 +136,14 @@ func (r *run) auditOne(ctx context.Context, a *agent, c pack.Component, q questi
 		res.Dropped = append(res.Dropped, what)
 		r.log(ctx, fmt.Sprintf("audit %s: not accepted: %s", c.ID, what))
 	}
+	if n := len(rep.taken); n > 0 {
+		out.reasons = append(out.reasons, events.CoverageReason{Stage: stageAudit, Code: codeFailed,
+			Message: cleanText(fmt.Sprintf("%s: the model put %d things in a form that could not be accepted, also when it was asked again: %s", c.Title, n, res.Dropped[0]))})
+	}
 	if n := rep.claims - len(answer.Findings) - len(rep.taken); n > 0 {
 		res.Dropped = append(res.Dropped, fmt.Sprintf("%d claims of the first answer are not in the repaired one", n))
+		out.reasons = append(out.reasons, events.CoverageReason{Stage: stageAudit, Code: codeLimit,
+			Message: cleanText(fmt.Sprintf("%s: %d claims of the model's first answer, which was not in the required form, are not in the one that was accepted", c.Title, n))})
 	}
 	out.reasons = append(out.reasons, r.notLookedAt(c, code, res)...)
 	res.Files = r.claims(ctx, a, answer.Findings, masked)
@@ -225,7 +231,6 @@ func (r *run) auditResult(ctx context.Context, p plan, left []piece, why gap) (r
 			}
 			audited++
 			out.Files = append(out.Files, one.Files...)
-			res.rejected += len(one.Dropped)
 			s.Status, s.Detail, s.Examined, s.Summary = "completed", u.Detail, len(one.Examined), one.Summary
 			res.artifacts = append(res.artifacts, u.Artifacts...)
 			res.reasons = append(res.reasons, u.Reasons...)

@@ -404,6 +404,25 @@ func TestAFailedCommandMayHaveShownSomething(t *testing.T) {
 	}
 }
 
+func TestTheOneObjectOfAnAnswer(t *testing.T) {
+	t.Parallel()
+	for answer, want := range map[string]string{
+		`{"a":1}`: `{"a":1}`, "```json\n{\"a\":1}\n```": `{"a":1}`, `Here it is: {"a":{"b":1}} Let me know!`: `{"a":{"b":1}}`, "```\n{}\n```\nDone.": `{}`,
+		`{"a":1} {"a":2}`: `{"a":1} {"a":2}`, `{"a":1`: `{"a":1`, "nothing": "nothing", "": "", `[1]`: `[1]`,
+	} {
+		if got := string(bare([]byte(answer))); got != want {
+			t.Errorf("bare(%q) = %q, want %q", answer, got, want)
+		}
+	}
+	for answer, want := range map[string]int{
+		`{"findings":[{"rule":"a","file":"f","start_line":1},{"rule":"a","file":"f","start_line":1},{"rule":"b","file":"f","start_line":"1"}]}`: 2, `{"findings":[]}`: 0, `{"findings":3}`: 0, "": 0,
+	} {
+		if got := distinctClaims([]byte(answer)); got != want {
+			t.Errorf("distinctClaims(%s) = %d, want %d", answer, got, want)
+		}
+	}
+}
+
 func TestPlacesInTheSource(t *testing.T) {
 	t.Parallel()
 	r := runOn(t, map[string]string{"a.py": "1\n2\n3\n", "Makefile": "all:\n", "with blank.py": "1\n"})

@@ -71,8 +71,11 @@ func (r *run) usePlan(ctx context.Context, a *agent, answer pack.PlanAnswer, cod
 				paths = append(paths, name)
 			}
 		}
-		if len(paths) == 0 || ids[c.ID] {
+		if len(paths) == 0 {
 			continue
+		}
+		for n, id := 2, c.ID; ids[c.ID]; n++ { // each is recorded by its id
+			c.ID = fmt.Sprintf("%s-%d", id, n)
 		}
 		ids[c.ID] = true
 		c.Paths, c.Title, c.Why = paths, a.redact.text(ctx, c.Title), a.redact.text(ctx, c.Why)

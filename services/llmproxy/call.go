@@ -50,12 +50,6 @@ const (
 	lateTime     = time.Minute // between the last moment of a call and when its reservation counts as lost
 )
 
-// What a model's name may be, as where scans ask for one.
-const (
-	maxModel   = 100 // bytes
-	modelChars = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._:/-"
-)
-
 func newCall(p *Proxy, a *account, g Grant, e wire.Endpoint, w http.ResponseWriter, r *http.Request) *call {
 	c := &call{p: p, a: a, grant: g, endpoint: e, w: w, r: r, ctl: http.NewResponseController(w)}
 	c.ctx, c.cancel = context.WithCancelCause(context.WithoutCancel(r.Context()))
@@ -264,8 +258,8 @@ func (c *call) read() error {
 
 // badModel refuses a name that is none; it would stand in events.
 func badModel(m string) *refusal {
-	if len(m) > maxModel || strings.Trim(m, modelChars) != "" {
-		return &refusal{code: "vega_model_refused", message: fmt.Sprintf("model: want at most %d letters, digits and ._:/-", maxModel)}
+	if err := events.CheckModel(m); m != "" && err != nil {
+		return &refusal{code: "vega_model_refused", message: err.Error()}
 	}
 	return nil
 }

@@ -188,7 +188,7 @@ func TestMoreCallsThanAnEventHoldsWait(t *testing.T) {
 		if i == maxOpen-maxSteps {
 			l = after(l.UsageRecorded) // the last ones share an event
 		}
-		a := ask{id: fmt.Sprintf("call_%026d", i), attempt: 1, endpoint: "responses/compact", model: strings.Repeat("m", maxModel), tier: "priority", bytes: 1 << 30, output: 1 << 30, until: noon}
+		a := ask{id: fmt.Sprintf("call_%026d", i), attempt: 1, endpoint: "responses/compact", model: strings.Repeat("m", events.MaxModel), tier: "priority", bytes: 1 << 30, output: 1 << 30, until: noon}
 		if no := l.reserve(Caps{}, a); no != nil {
 			t.Fatal(no.message)
 		}

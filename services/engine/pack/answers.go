@@ -128,7 +128,8 @@ func (p *Pack) Check(n Name, answer []byte) error {
 type wrong struct {
 	place string
 	what  string
-	cut   int // a text that is too long would do with so many characters, a list with so many entries; 0: it is something else
+	cut   int  // a text that is too long would do with so many characters, a list with so many entries; 0: it is something else
+	again bool // an entry says what an earlier one has said
 }
 
 func (w wrong) String() string {
@@ -222,6 +223,9 @@ func (c *checker) add(place, format string, args ...any) {
 // cuttable says of the newest problem that cutting would mend it.
 func (c *checker) cuttable(to int) { c.wrongs[len(c.wrongs)-1].cut = to }
 
+// repeated says of the newest problem that nothing is lost with its entry.
+func (c *checker) repeated() { c.wrongs[len(c.wrongs)-1].again = true }
+
 // bounds holds every text, list and number against its bound. place has the indexes of lists, field has none.
 func (c *checker) bounds(n *node, place, field string) {
 	f, ok := c.kind.field(field)
@@ -300,16 +304,11 @@ func (c *checker) decode(answer []byte, v any) bool {
 }
 
 func (c *checker) plan(p *Pack, a PlanAnswer) {
-	ids := make(map[string]bool)
 	for i, comp := range a.Components {
 		place := fmt.Sprintf("components[%d]", i)
 		if !idForm.MatchString(comp.ID) {
 			c.add(place+".id", "%q must be lower-case words of letters and digits joined by '-'", comp.ID)
 		}
-		if ids[comp.ID] {
-			c.add(place+".id", "%q is there twice", comp.ID)
-		}
-		ids[comp.ID] = true
 		c.paths(place+".paths", comp.Paths)
 		for j, f := range comp.Focus {
 			if _, known := p.Rule(f); ruleForm.MatchString(f) && !known {
@@ -335,6 +334,7 @@ func (c *checker) audit(a AuditAnswer) {
 		key := place{f.Rule, f.File, f.StartLine}
 		if first, ok := seen[key]; ok {
 			c.add(at, "is the same rule and place as findings[%d]", first)
+			c.repeated()
 		} else {
 			seen[key] = i
 		}

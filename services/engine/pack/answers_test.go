@@ -108,7 +108,6 @@ func TestABadAnswerIsRefusedWithItsProblems(t *testing.T) {
 		{"examined twice", pack.Audit, `"web/middleware.go", "web/export.go"`, `"web/export.go", "web/export.go"`, `examined[2]: "web/export.go" is there twice`},
 		{"not examined without a path", pack.Audit, `"path": "web/share_preview.go"`, `"path": "../x"`, "not_examined[0].path: "},
 		{"component id in capitals", pack.Plan, `"id": "imports"`, `"id": "Imports!"`, `components[1].id: "Imports!" must be`},
-		{"component id twice", pack.Plan, `"id": "imports"`, `"id": "access-and-sharing"`, `components[1].id: "access-and-sharing" is there twice`},
 		{"component without paths", pack.Plan, `"paths": ["auth"]`, `"paths": []`, "components[2].paths: has 0 entries"},
 		{"focus on a rule that is none", pack.Plan, `"path.traversal"`, `"path.escape"`, `components[1].focus[0]: "path.escape" is neither`},
 		{"left out without a path", pack.Plan, `"path": "testdata"`, `"path": "/testdata"`, "left_out[2].path: "},

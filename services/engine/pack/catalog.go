@@ -3,9 +3,10 @@ package pack
 import (
 	"encoding/json"
 	"fmt"
-	"regexp"
 	"slices"
 	"strings"
+
+	"vega/events"
 )
 
 // modelFile is models.json: what the agent is told about any model, without its name and the instructions.
@@ -49,14 +50,11 @@ type truncation struct {
 	Limit int    `json:"limit"` // of Mode
 }
 
-// modelForm is what a model's name may be: it stands in a configuration file and on the wire.
-var modelForm = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._:/@-]{0,99}$`)
-
 // Catalog is the model catalog (the agent's model_catalog_json) with one model: the same entry under any name, with the pack's own base
 // instructions. So the agent offers the same tools in every release, whether it knows the model or not.
 func (p *Pack) Catalog(model string) ([]byte, error) {
-	if !modelForm.MatchString(model) {
-		return nil, fmt.Errorf("model %.40q: want 1 to 100 characters of letters, digits and ._:/@-", model)
+	if err := events.CheckModel(model); err != nil {
+		return nil, err
 	}
 	entry := make(map[string]any)
 	if err := json.Unmarshal(p.model, &entry); err != nil {

@@ -12,7 +12,7 @@ import (
 const maxSalvage = 60
 
 // Salvage keeps of an answer what Check accepts: what is too long is cut, and an entry of a list that is not acceptable is taken out, the innermost one. taken are the problems of the entries that are
-// gone, as Check names them at the time. ok is false when that does not make an acceptable answer; an answer that Check accepts comes back as it is.
+// gone, as Check names them at the time, but for those that only repeat another. ok is false when that does not make an acceptable answer; an answer that Check accepts comes back as it is.
 func (p *Pack) Salvage(n Name, answer []byte) (kept []byte, taken []string, ok bool) {
 	wrongs := p.check(n, answer)
 	if len(wrongs) == 0 {
@@ -28,7 +28,7 @@ func (p *Pack) Salvage(n Name, answer []byte) (kept []byte, taken []string, ok b
 		found := false
 		for _, w := range wrongs { // one that can be mended: taking one entry out moves the others
 			mended, gone := mend(tree, w)
-			if gone {
+			if gone && !w.again {
 				taken = append(taken, w.String())
 			}
 			if found = mended; found {
