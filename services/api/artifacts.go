@@ -15,6 +15,7 @@ import (
 	"vega/events"
 	"vega/projections"
 	"vega/services/files"
+	"vega/services/scan"
 )
 
 type artifactBody struct {
@@ -37,13 +38,41 @@ func artifacts(r projections.Scan) []artifactRow {
 	return rows
 }
 
+// allArtifacts are also those of the pieces of a stage that has not ended: a scan that was cancelled, failed or goes on has them in its log alone.
+func (s *Server) allArtifacts(ctx context.Context, r projections.Scan) ([]artifactRow, error) {
+	rows := artifacts(r)
+	if r.Status == scan.Completed || len(r.Units) == 0 {
+		return rows, nil
+	}
+	past, _, err := s.Store.Load(ctx, events.ScanOf(s.region, r.ID), events.Head{})
+	if err != nil {
+		return nil, err
+	}
+	for _, recorded := range past {
+		u, ok := recorded.Event.(events.UnitCompleted)
+		if !ok {
+			continue
+		}
+		for _, o := range u.Artifacts {
+			if !slices.ContainsFunc(rows, func(x artifactRow) bool { return x.object.Name == o.Name }) {
+				rows = append(rows, artifactRow{u.Stage, o})
+			}
+		}
+	}
+	return rows, nil
+}
+
 type artifactRow struct {
 	stage  string
 	object events.Object
 }
 
 func (s *Server) listArtifacts(ctx context.Context, _ *nothing) (*many[artifactBody], error) {
-	return list(artifacts(callOf(ctx).scan), "", func(r artifactRow) artifactBody {
+	rows, err := s.allArtifacts(ctx, callOf(ctx).scan)
+	if err != nil {
+		return nil, err
+	}
+	return list(rows, "", func(r artifactRow) artifactBody {
 		return artifactBody{r.object.Name, r.stage, r.object.Digest, r.object.Bytes, r.object.MediaType}
 	}), nil
 }
@@ -55,7 +84,10 @@ func (s *Server) getArtifact(w http.ResponseWriter, r *http.Request) error {
 }
 
 func (s *Server) artifact(w http.ResponseWriter, r *http.Request, name string) error {
-	rows := artifacts(callOf(r.Context()).scan)
+	rows, err := s.allArtifacts(r.Context(), callOf(r.Context()).scan)
+	if err != nil {
+		return err
+	}
 	i := slices.IndexFunc(rows, func(x artifactRow) bool { return x.object.Name == name })
 	if i < 0 {
 		return errNotFound

@@ -419,7 +419,10 @@ func (s *Server) createDownload(ctx context.Context, in *downloadIn) (*plain[dow
 		return nil, invalid("artifact", "want either artifact or export")
 	}
 	if in.Body.Artifact != "" {
-		rows := artifacts(c.scan)
+		rows, err := s.allArtifacts(ctx, c.scan)
+		if err != nil {
+			return nil, err
+		}
 		i := slices.IndexFunc(rows, func(x artifactRow) bool { return x.object.Name == in.Body.Artifact })
 		if i < 0 {
 			return nil, errNotFound

@@ -41,6 +41,36 @@ func (w *world) finished() (id string, repository string, artifact events.Object
 	return id, repository, artifact
 }
 
+// A scan that ends in the middle of a stage keeps what the pieces of that stage have left.
+func TestArtifactsOfPiecesAreThereBeforeTheirStageIs(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, options{})
+	id := w.user.do("POST", "/repositories/"+w.user.ready(w.user.project())+"/scans", object{}).want(202).id()
+	k := w.claim(id)
+	k.start()
+	text := []byte("what was said")
+	o := events.Object{Name: "transcript-audit-c1.jsonl", Key: "scans/" + id + "/c1", Digest: events.DigestOf(text), Bytes: int64(len(text)), MediaType: "application/jsonl"}
+	_, err := w.files.Put(t.Context(), o.Key, bytes.NewReader(text))
+	must(t, err)
+	k.do(scan.CompleteUnit{Generation: k.generation, Result: events.UnitCompleted{Stage: "audit", Unit: "c1", Status: events.StageDone, StartedAt: time.Now().UTC(), Artifacts: []events.Object{o}}})
+	for _, then := range []func(){
+		func() {},
+		func() {
+			w.user.do("POST", "/scans/"+id+"/cancel", object{}).want(202)
+			k.do(scan.ConfirmCancel{Generation: k.generation})
+		},
+	} {
+		then()
+		rows := w.user.do("GET", "/scans/"+id+"/artifacts", nil).want(200).items()
+		if len(rows) != 1 || rows[0]["name"] != o.Name || rows[0]["stage"] != "audit" {
+			t.Errorf("artifacts: %v", rows)
+		}
+		if got := w.user.do("GET", "/scans/"+id+"/artifacts/"+o.Name, nil).want(200); string(got.body) != string(text) {
+			t.Errorf("it is served as %q", got.body)
+		}
+	}
+}
+
 func TestArtifactsAreWhatTheEventRecorded(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, options{})
