@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -117,6 +118,28 @@ func (r *run) auditOne(ctx context.Context, a *agent, c pack.Component, q questi
 			res.Examined = append(res.Examined, name)
 		}
 	}
+	if rep.finished != "" {
+		out.reasons = append(out.reasons, events.CoverageReason{Stage: stageAudit, Code: codeOfFinish(rep.finished),
+			Message: cleanText(fmt.Sprintf("component %q (%s) was audited only in part: %s", c.Title, strings.Join(c.Paths, ", "), rep.finished))})
+	}
+	lost, example := 0, ""
+	for _, what := range rep.taken {
+		what = cleanText(a.redact.text(ctx, what))
+		res.Dropped = append(res.Dropped, what)
+		r.log(ctx, fmt.Sprintf("audit %s: not accepted: %s", c.ID, what))
+		if strings.HasPrefix(what, "findings[") { // of the lists of files, what is missing is not looked at
+			lost, example = lost+1, cmp.Or(example, what)
+		}
+	}
+	if lost > 0 {
+		out.reasons = append(out.reasons, events.CoverageReason{Stage: stageAudit, Code: codeFailed,
+			Message: cleanText(fmt.Sprintf("%s: %d claims could not be accepted, also when the model was asked again: %s", c.Title, lost, example))})
+	}
+	if n := rep.claims - len(answer.Findings) - lost; n > 0 {
+		res.Dropped = append(res.Dropped, fmt.Sprintf("%d claims of the first answer are not in the repaired one", n))
+		out.reasons = append(out.reasons, events.CoverageReason{Stage: stageAudit, Code: codeLimit,
+			Message: cleanText(fmt.Sprintf("%s: %d claims of the model's first answer, which was not in the required form, are not in the one that was accepted", c.Title, n))})
+	}
 	for _, l := range answer.NotExamined {
 		if l.Path = r.inTree(l.Path); !r.holds(l.Path) {
 			continue
@@ -126,24 +149,6 @@ func (r *run) auditOne(ctx context.Context, a *agent, c pack.Component, q questi
 		if rep.finished == "" {
 			out.reasons = append(out.reasons, events.CoverageReason{Stage: stageAudit, Path: cleanText(l.Path), Code: codeSkipped, Message: cleanText(fmt.Sprintf("%s: not examined: %s", c.Title, l.Reason))})
 		}
-	}
-	if rep.finished != "" {
-		out.reasons = append(out.reasons, events.CoverageReason{Stage: stageAudit, Code: codeOfFinish(rep.finished),
-			Message: cleanText(fmt.Sprintf("component %q (%s) was audited only in part: %s", c.Title, strings.Join(c.Paths, ", "), rep.finished))})
-	}
-	for _, what := range rep.taken {
-		what = cleanText(a.redact.text(ctx, what))
-		res.Dropped = append(res.Dropped, what)
-		r.log(ctx, fmt.Sprintf("audit %s: not accepted: %s", c.ID, what))
-	}
-	if n := len(rep.taken); n > 0 {
-		out.reasons = append(out.reasons, events.CoverageReason{Stage: stageAudit, Code: codeFailed,
-			Message: cleanText(fmt.Sprintf("%s: the model put %d things in a form that could not be accepted, also when it was asked again: %s", c.Title, n, res.Dropped[0]))})
-	}
-	if n := rep.claims - len(answer.Findings) - len(rep.taken); n > 0 {
-		res.Dropped = append(res.Dropped, fmt.Sprintf("%d claims of the first answer are not in the repaired one", n))
-		out.reasons = append(out.reasons, events.CoverageReason{Stage: stageAudit, Code: codeLimit,
-			Message: cleanText(fmt.Sprintf("%s: %d claims of the model's first answer, which was not in the required form, are not in the one that was accepted", c.Title, n))})
 	}
 	out.reasons = append(out.reasons, r.notLookedAt(c, code, res)...)
 	res.Files = r.claims(ctx, a, answer.Findings, masked)

@@ -213,18 +213,13 @@ type checker struct {
 }
 
 // add notes a problem. More than are reported are not kept.
-func (c *checker) add(place, format string, args ...any) {
+func (c *checker) add(place, format string, args ...any) *wrong {
 	if len(c.wrongs) == maxAnswerProblems {
-		return
+		return new(wrong) // nobody's
 	}
 	c.wrongs = append(c.wrongs, wrong{place: place, what: fmt.Sprintf(format, args...)})
+	return &c.wrongs[len(c.wrongs)-1]
 }
-
-// cuttable says of the newest problem that cutting would mend it.
-func (c *checker) cuttable(to int) { c.wrongs[len(c.wrongs)-1].cut = to }
-
-// repeated says of the newest problem that nothing is lost with its entry.
-func (c *checker) repeated() { c.wrongs[len(c.wrongs)-1].again = true }
 
 // bounds holds every text, list and number against its bound. place has the indexes of lists, field has none.
 func (c *checker) bounds(n *node, place, field string) {
@@ -236,10 +231,10 @@ func (c *checker) bounds(n *node, place, field string) {
 		}
 	case array:
 		if ok && f.unit == "entries" && (len(n.items) < f.Min || len(n.items) > f.Max) {
-			c.add(place, "has %d entries, want %d to %d", len(n.items), f.Min, f.Max)
+			w := c.add(place, "has %d entries, want %d to %d", len(n.items), f.Min, f.Max)
 			if len(n.items) > f.Max {
 				c.endless = true
-				c.cuttable(f.Max)
+				w.cut = f.Max
 			}
 		}
 		for i, item := range n.items {
@@ -252,8 +247,7 @@ func (c *checker) bounds(n *node, place, field string) {
 		case strings.ContainsRune(n.text, 0):
 			c.add(place, "has a NUL character")
 		case ok && length > f.Max:
-			c.add(place, "has %d characters, at most %d are allowed", length, f.Max)
-			c.cuttable(f.Max)
+			c.add(place, "has %d characters, at most %d are allowed", length, f.Max).cut = f.Max
 		case ok && utf8.RuneCountInString(strings.TrimSpace(n.text)) < f.Min:
 			c.add(place, "has fewer than %d characters", f.Min)
 		case ok && f.OneLine && strings.ContainsAny(n.text, "\n\r"):
@@ -333,8 +327,7 @@ func (c *checker) audit(a AuditAnswer) {
 		}
 		key := place{f.Rule, f.File, f.StartLine}
 		if first, ok := seen[key]; ok {
-			c.add(at, "is the same rule and place as findings[%d]", first)
-			c.repeated()
+			c.add(at, "is the same rule and place as findings[%d]", first).again = true
 		} else {
 			seen[key] = i
 		}
@@ -358,7 +351,7 @@ func (c *checker) paths(place string, list []string) {
 		at := fmt.Sprintf("%s[%d]", place, i)
 		c.path(at, s, true)
 		if seen[s] {
-			c.add(at, "%q is there twice", s)
+			c.add(at, "%q is there twice", s).again = true
 		}
 		seen[s] = true
 	}
