@@ -28,6 +28,7 @@ type ScanQueued struct {
 	Rerun       ScanID       `json:"rerun_of,omitempty"`
 	Profile     int          `json:"threat_profile_version,omitempty"` // 0: none was given
 	Base        ScanID       `json:"base_scan_id,omitempty"`           // the repository's last completed scan when this one was asked for
+	Overlapped  []ScanID     `json:"overlapped_scan_ids,omitempty"`    // completed scans that Base cannot know of: they ended after it was asked for; newest first
 	Budget      *Budget      `json:"budget,omitempty"`                 // what this scan may spend, beside what every scan may
 }
 

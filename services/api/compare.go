@@ -302,17 +302,32 @@ func (s *Server) lastCompleted(ctx context.Context, id events.RepositoryID, befo
 	return rows[0].ID, nil
 }
 
-// baseFor is the scan that a new one of the repository will be compared with. A read model that does not answer leaves it open: writes go on without it.
-func (s *Server) baseFor(ctx context.Context, id events.RepositoryID) (events.ScanID, error) {
+// How far back a new scan looks for those that its base cannot know of, and how many of them it takes.
+const (
+	overlapReach = 50
+	maxOverlaps  = 10
+)
+
+// compareWith says in a request what the new scan of the repository will be compared with. A read model that does not answer leaves it open: writes go on without it.
+func (s *Server) compareWith(ctx context.Context, id events.RepositoryID, want *events.ScanQueued) error {
 	if s.model.isAway() {
-		return "", nil
+		return nil
 	}
-	base, err := s.lastCompleted(ctx, id, 0)
+	rows, _, err := s.Model.Scans(ctx, projections.ScanFilter{Repository: id, Statuses: []scan.Status{scan.Completed}}, projections.Page{Limit: overlapReach})
 	if s.model.missed(err) {
 		s.log.Warn("a scan begins without one to compare it with", "err", err)
-		return "", nil
+		return nil
 	}
-	return base, err
+	if err != nil || len(rows) == 0 {
+		return err
+	}
+	want.Base = rows[0].ID
+	for _, r := range rows[1:] {
+		if r.FinishedAt.After(rows[0].CreatedAt) && len(want.Overlapped) < maxOverlaps {
+			want.Overlapped = append(want.Overlapped, r.ID)
+		}
+	}
+	return nil
 }
 
 // A cursor of a comparison is the place of a weakness in its order.

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"vega/events"
+	"vega/events/eventstore/natstest"
 	"vega/services/llmproxy"
 	"vega/services/report"
 	"vega/services/scan"
@@ -279,6 +280,33 @@ func TestTheBaseOfAScanIsTheLastCompletedOne(t *testing.T) {
 	replayed := w.admin.do("POST", "/ops/dead-letters/"+string(now.Scan)+"/replay", nil).want(202).object()
 	if replayed["base_scan_id"] != first {
 		t.Errorf("a replayed one: base %v, want %s", replayed["base_scan_id"], first)
+	}
+}
+
+// Two scans that overlap cannot know of each other. The next one is told of both.
+func TestAScanKnowsOfThoseThatItsBaseOverlappedWith(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, options{limit: 20})
+	r := w.repo()
+	overlapped := func(id string) []events.ScanID {
+		past, _, err := w.store.Load(t.Context(), events.ScanOf(natstest.Region, events.ScanID(id)), events.Head{})
+		must(t, err)
+		return past[0].Event.(events.ScanQueued).Overlapped
+	}
+	first := r.scan("a")
+	slow, slowly := r.begin("a b", nil)
+	base := r.scan("a") // begins and ends meanwhile
+	if got := overlapped(base); len(got) != 0 {
+		t.Errorf("before the slow one has ended: %v", got)
+	}
+	r.merge(slow, slowly)
+	r.end(slow, slowly)
+	next := r.scan("a b")
+	if got := overlapped(next); len(got) != 1 || got[0] != slowly.Scan {
+		t.Errorf("after it has ended: %v, want %s and not %s", got, slowly.Scan, first)
+	}
+	if got := overlapped(r.scan("a b")); len(got) != 0 {
+		t.Errorf("the one after that: %v, though its base knows of both", got)
 	}
 }
 

@@ -135,16 +135,16 @@ func (s *Server) replayDeadLetter(ctx context.Context, in *deadLetterIn) (*one[s
 	} else if repo.Deleted {
 		return nil, errNotFound
 	}
-	base, err := s.baseFor(ctx, dead.Repository)
-	if err != nil {
+	want := events.ScanQueued{Project: dead.Project, Repository: dead.Repository, Snapshot: dead.Snapshot, User: dead.User, Paths: dead.Paths,
+		Model: dead.Model, Priority: dead.Priority, MaxAttempts: s.MaxAttempts, Rerun: dead.ID, Profile: dead.Profile, Budget: dead.Budget}
+	if err := s.compareWith(ctx, dead.Repository, &want); err != nil {
 		return nil, err
 	}
 	id := s.replayOf(dead.ID)
 	meta := callOf(ctx).meta(s.Now())
 	meta.Command = events.CommandIDFor("replay", string(dead.ID))
 	meta.Cause = "replay of dead letter " + string(dead.ID)
-	_, made, err := s.Admission.Create(ctx, meta, id, events.ScanQueued{Project: dead.Project, Repository: dead.Repository, Snapshot: dead.Snapshot, User: dead.User, Paths: dead.Paths,
-		Model: dead.Model, Priority: dead.Priority, MaxAttempts: s.MaxAttempts, Rerun: dead.ID, Profile: dead.Profile, Base: base, Budget: dead.Budget})
+	_, made, err := s.Admission.Create(ctx, meta, id, want)
 	if err != nil {
 		return nil, err
 	}

@@ -91,8 +91,7 @@ func (s *Server) queueScan(ctx context.Context, want events.ScanQueued) (*one[sc
 	if c.repository.Profile != nil {
 		want.Profile = c.repository.Profile.Number
 	}
-	var err error
-	if want.Base, err = s.baseFor(ctx, c.repository.ID); err != nil {
+	if err := s.compareWith(ctx, c.repository.ID, &want); err != nil {
 		return nil, err
 	}
 	state, made, err := s.Admission.Create(ctx, c.meta(s.Now()), id, want)

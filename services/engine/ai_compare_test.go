@@ -159,3 +159,34 @@ func TestEnclosingSymbols(t *testing.T) {
 		}
 	}
 }
+
+// What a scan that overlapped with the base had found is no news.
+func TestFindingsOfAScanThatOverlappedAreKnown(t *testing.T) {
+	t.Parallel()
+	objects := map[string][]byte{}
+	scan := func(id events.ScanID, base *engine.Base, files map[string]string) (*engine.Base, events.Compared) {
+		rec := newRecorder()
+		rec.objects = objects
+		job := jobOn(t, tree(t, files))
+		job.Scan, job.Base = id, base
+		out, err := newEngine(t, engine.Options{}).Run(t.Context(), job, rec)
+		if err != nil {
+			t.Fatal(err)
+		}
+		k := slices.IndexFunc(rec.stages, func(s events.StageCompleted) bool { return s.Compared != nil })
+		compared := *rec.stages[k].Compared
+		return &engine.Base{Seen: report.Seen{Scan: id, Findings: rec.findings, Coverage: out.Coverage.State}, Ledger: compared.Ledger}, compared
+	}
+	leak := map[string]string{"deploy.py": "KEY = \"" + awsKey(3) + "\"\n"}
+	slow, _ := scan("scan_local_slow", nil, leak)
+	base, _ := scan("scan_local_base", nil, map[string]string{"README.md": "# nothing\n"})
+	if _, c := scan("scan_local_unaware", base, leak); c.New != 1 || c.Persisting != 0 {
+		t.Errorf("compared with the base alone: %+v", c)
+	}
+	later := []byte(`{"schema_version":99}`)
+	objects["later"] = later
+	base.Beside = []events.Object{*slow.Ledger, {Name: "ledger.json", Key: "later", Digest: events.DigestOf(later), Bytes: int64(len(later))}} // that of a later release is left out
+	if _, c := scan("scan_local_next", base, leak); c.New != 0 || c.Persisting != 1 || c.Base != "scan_local_base" {
+		t.Errorf("compared with both: %+v", c)
+	}
+}

@@ -190,7 +190,8 @@ type Job struct {
 // Base is the scan that a job's findings are compared with.
 type Base struct {
 	Seen   report.Seen
-	Ledger *events.Object // nil: it recorded none
+	Ledger *events.Object  // nil: it recorded none
+	Beside []events.Object // the ledgers of scans that it cannot know of, because they overlapped with it; newest first
 }
 
 // Recorder makes things durable. Put, Get, Findings, Unit and Stage return when it is done, and an error of theirs ends the run

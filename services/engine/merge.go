@@ -65,13 +65,21 @@ func (r *run) compare(ctx context.Context, refuted []events.Fingerprint, reasons
 	if b := r.job.Base; b != nil {
 		base = &b.Seen
 		if b.Ledger != nil {
-			var l report.Ledger
-			if err := r.read(ctx, b.Ledger, &l); r.fatal() != nil {
+			var err error
+			if before, err = r.ledger(ctx, b.Ledger); err != nil {
 				return nil, err
-			} else if err != nil || l.Schema != report.LedgerSchema {
+			}
+			if before == nil {
 				r.log(ctx, fmt.Sprintf("merge: the ledger of scan %s cannot be read; what was resolved before it is not known", base.Scan))
-			} else {
-				before = &l
+			}
+		}
+		for _, o := range b.Beside {
+			other, err := r.ledger(ctx, &o)
+			if err != nil {
+				return nil, err
+			}
+			if other != nil {
+				before = report.Join(before, *other)
 			}
 		}
 	}
@@ -85,6 +93,19 @@ func (r *run) compare(ctx context.Context, refuted []events.Fingerprint, reasons
 		r.log(ctx, fmt.Sprintf("since scan %s: %d new, %d persisting, %d reopened, %d resolved, %d unknown", base.Scan, compared.New, compared.Persisting, compared.Reopened, compared.Resolved, compared.Unknown))
 	}
 	return &compared, nil
+}
+
+// ledger reads one that a scan has left; nil when it cannot be read. An error ends the run.
+func (r *run) ledger(ctx context.Context, o *events.Object) (*report.Ledger, error) {
+	var l report.Ledger
+	err := r.read(ctx, o, &l)
+	if r.fatal() != nil {
+		return nil, err
+	}
+	if err != nil || l.Schema != report.LedgerSchema {
+		return nil, nil
+	}
+	return &l, nil
 }
 
 // mergeByFingerprint makes one finding of all candidates with the same fingerprint. The worst one speaks for them; the places of

@@ -73,6 +73,33 @@ type Weakness struct {
 	Age         int                `json:"age,omitempty"`     // scans after that one
 }
 
+// Join is a ledger with what others know and it does not: those of scans that overlapped with the one that left it. nil is a ledger without a line. Of two that know a weakness the one counts that has
+// it found.
+func Join(l *Ledger, others ...Ledger) *Ledger {
+	out := Ledger{Schema: LedgerSchema}
+	at := make(map[events.Fingerprint]int)
+	if l != nil {
+		out.Scan, out.Weaknesses = l.Scan, slices.Clone(l.Weaknesses)
+	}
+	for i, w := range out.Weaknesses {
+		at[w.Fingerprint] = i
+	}
+	for _, o := range others {
+		for _, w := range o.Weaknesses {
+			i, known := at[w.Fingerprint]
+			switch {
+			case !known:
+				at[w.Fingerprint] = len(out.Weaknesses)
+				out.Weaknesses = append(out.Weaknesses, w)
+			case w.Class.Found() && !out.Weaknesses[i].Class.Found():
+				w.FirstSeen = out.Weaknesses[i].FirstSeen
+				out.Weaknesses[i] = w
+			}
+		}
+	}
+	return &out
+}
+
 // Seen is one scan as a comparison needs it.
 type Seen struct {
 	Scan     events.ScanID

@@ -303,3 +303,31 @@ func TestWhatIsRefutedIsNotResolved(t *testing.T) {
 		}
 	}
 }
+
+func TestLedgersOfScansThatOverlappedAreJoined(t *testing.T) {
+	t.Parallel()
+	first, _ := report.Compare(nil, nil, seen("scan_1", "a"))
+	base := seen("scan_1", "a")
+	slow, _ := report.Compare(&base, &first, seen("scan_2", "a b c"))
+	quick, _ := report.Compare(&base, &first, seen("scan_3", "d partial"))
+	third := seen("scan_3", "d partial")
+	joined := report.Join(&quick, slow)
+	now, counts := report.Compare(&third, joined, seen("scan_4", "a b d e"))
+	if got, want := classes(now), "a=persisting b=persisting c=resolved d=persisting e=new"; got != want {
+		t.Errorf("%s, want %s", got, want)
+	}
+	if want := (events.Compared{Base: "scan_3", New: 1, Persisting: 3, Resolved: 1}); counts != want {
+		t.Errorf("%+v, want %+v", counts, want)
+	}
+	for _, w := range now.Weaknesses {
+		if want := map[string]events.ScanID{"a.go": "scan_1", "b.go": "scan_2", "c.go": "scan_2", "d.go": "scan_3", "e.go": "scan_4"}[w.File]; w.FirstSeen != want {
+			t.Errorf("%s was first seen by %s, want %s", w.File, w.FirstSeen, want)
+		}
+	}
+	if got, want := classes(*report.Join(nil, slow, quick)), "a=persisting b=new c=new d=new"; got != want {
+		t.Errorf("without a ledger of its own: %s, want %s", got, want)
+	}
+	if got := classes(quick); got != "a=unknown d=new" {
+		t.Errorf("joining has changed the ledger: %s", got)
+	}
+}

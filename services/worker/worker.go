@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"sync"
 	"time"
@@ -448,24 +449,47 @@ func (w *Worker) profileOf(ctx context.Context, s scan.Scan) (*events.ThreatProf
 	return nil, &catalog.GoneError{What: "threat profile"}
 }
 
-// baseOf loads the scan that a scan's findings are compared with. One that is not there, or did not complete, is none.
+// baseOf loads the scan that a scan's findings are compared with, and the ledgers of those that it cannot know of. One that is not there, or did not complete, is none.
 func (w *Worker) baseOf(ctx context.Context, s scan.Scan) (*engine.Base, error) {
 	if s.Request.Base == "" {
 		return nil, nil
 	}
-	base, _, err := w.load(ctx, events.ScanOf(w.Store.Region(), s.Request.Base))
-	if _, unreadable := errors.AsType[*eventstore.UnreadableError](err); unreadable {
-		w.Log.Warn("the scan before cannot be read; nothing is compared", "scan_id", s.Request.Base, "err", err)
-		return nil, nil
-	}
-	if err != nil || base.Status != scan.Completed {
+	base, err := w.completed(ctx, s.Request.Base)
+	if base == nil {
 		return nil, err
 	}
-	b := &engine.Base{Seen: report.Seen{Scan: s.Request.Base, Findings: base.Findings, Coverage: base.Coverage.State, Paths: base.Request.Paths}}
-	for _, st := range base.Stages {
-		if st.Compared != nil {
-			b.Ledger = st.Compared.Ledger
+	b := &engine.Base{Seen: report.Seen{Scan: s.Request.Base, Findings: base.Findings, Coverage: base.Coverage.State, Paths: base.Request.Paths}, Ledger: ledgerOf(*base)}
+	for _, id := range s.Request.Overlapped {
+		other, err := w.completed(ctx, id)
+		if err != nil {
+			return nil, err
+		}
+		if other != nil && ledgerOf(*other) != nil {
+			b.Beside = append(b.Beside, *ledgerOf(*other))
 		}
 	}
 	return b, nil
+}
+
+// completed loads a scan; nil when it is not there, did not complete, or cannot be read.
+func (w *Worker) completed(ctx context.Context, id events.ScanID) (*scan.Scan, error) {
+	s, _, err := w.load(ctx, events.ScanOf(w.Store.Region(), id))
+	if _, unreadable := errors.AsType[*eventstore.UnreadableError](err); unreadable {
+		w.Log.Warn("an earlier scan cannot be read; nothing is compared with it", "scan_id", id, "err", err)
+		return nil, nil
+	}
+	if err != nil || s.Status != scan.Completed {
+		return nil, err
+	}
+	return &s, nil
+}
+
+// ledgerOf is what a scan left for those after it; nil when it left none.
+func ledgerOf(s scan.Scan) *events.Object {
+	for _, st := range slices.Backward(s.Stages) {
+		if st.Compared != nil {
+			return st.Compared.Ledger
+		}
+	}
+	return nil
 }
