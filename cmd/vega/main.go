@@ -2,7 +2,7 @@
 //
 // This package is the only one that reads the environment, flags and signals. node.go has what all roles share, server.go, workerrole.go
 // and their like wire one role each, lifecycle.go starts and stops their parts in order, scan.go is
-// the command line's scan, which talks to a node over the same HTTP API as everybody else.
+// the command line's scan, which talks to a node over the same HTTP API as everybody else; scantarget.go finds or starts that node.
 package main
 
 import (
