@@ -256,6 +256,19 @@ func TestAnAnswerInTheWrongFormIsRepairedOnce(t *testing.T) {
 	}
 }
 
+// audited is a whole run over files whose threat profile is given.
+func audited(t *testing.T, model *enginetest.Model, files map[string]string) (*recorder, engine.Outcome) {
+	t.Helper()
+	rec := newRecorder()
+	job := aidedJob(t, enginetest.Begin(t, model, nil), tree(t, files))
+	job.Profile = new(profileAnswer.ThreatProfile)
+	out, err := aided(t, nil).Run(t.Context(), job, rec)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return rec, out
+}
+
 // One claim in the wrong form costs that claim, not the others of its component: what could be accepted before the repair and after it is kept, that there was more is in the coverage, and what the audit says nothing about is named.
 func TestOneBadClaimCostsThatClaim(t *testing.T) {
 	t.Parallel()
@@ -277,14 +290,7 @@ func TestOneBadClaimCostsThatClaim(t *testing.T) {
 		}
 		return partsOf(1, 1)(q)
 	})
-	l := enginetest.Begin(t, model, nil)
-	rec := newRecorder()
-	job := aidedJob(t, l, tree(t, files))
-	job.Profile = new(profileAnswer.ThreatProfile)
-	out, err := aided(t, nil).Run(t.Context(), job, rec)
-	if err != nil {
-		t.Fatal(err)
-	}
+	rec, out := audited(t, model, files)
 	if len(rec.findings) != 2 || out.Rejected != 0 || !hasReason(out, "audit", "", "failed") {
 		t.Errorf("%d findings, %d rejected; want the two good ones, and the bad one in the coverage: %+v, %+v", len(rec.findings), out.Rejected, rec.findings, out.Coverage)
 	}
@@ -326,14 +332,7 @@ func TestInventedPlacesAreNamedAndNothingReadIsNothingAudited(t *testing.T) {
 		}
 		return partsOf(1, 1)(q)
 	})
-	l := enginetest.Begin(t, model, nil)
-	rec := newRecorder()
-	job := aidedJob(t, l, tree(t, files))
-	job.Profile = new(profileAnswer.ThreatProfile)
-	out, err := aided(t, nil).Run(t.Context(), job, rec)
-	if err != nil {
-		t.Fatal(err)
-	}
+	rec, out := audited(t, model, files)
 	if len(rec.findings) != 1 || out.Rejected != 0 {
 		t.Fatalf("%d findings, %d rejected, want the one that could be checked: %+v", len(rec.findings), out.Rejected, rec.findings)
 	}

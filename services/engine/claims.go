@@ -30,12 +30,13 @@ const (
 // named, or else in exactly one other place of the file, which is then the candidate's. A quote that stands nowhere makes a candidate that verify refuses.
 func (r *run) claims(ctx context.Context, a *agent, found []pack.AuditFinding, masked map[string][]span) []foundIn {
 	byFile := map[string]*foundIn{}
+	known := r.tree.names()
 	for _, f := range found {
 		f.File = r.inTree(f.File)
 		if byFile[f.File] == nil {
 			byFile[f.File] = &foundIn{Path: f.File, Masked: masked[f.File]}
 		}
-		byFile[f.File].Candidates = append(byFile[f.File].Candidates, r.claim(ctx, a, f, masked[f.File]))
+		byFile[f.File].Candidates = append(byFile[f.File].Candidates, r.claim(ctx, a, known, f, masked[f.File]))
 	}
 	var out []foundIn
 	for _, f := range byFile {
@@ -45,7 +46,7 @@ func (r *run) claims(ctx context.Context, a *agent, found []pack.AuditFinding, m
 	return out
 }
 
-func (r *run) claim(ctx context.Context, a *agent, f pack.AuditFinding, masked []span) candidate {
+func (r *run) claim(ctx context.Context, a *agent, known names, f pack.AuditFinding, masked []span) candidate {
 	text := func(s string, limit int) string { return clipText(a.redact.text(ctx, strings.TrimSpace(s)), limit) }
 	rule, _ := r.pack.Rule(f.Rule) // the answer was checked against the taxonomy
 	c := candidate{Finding: events.Finding{
@@ -63,7 +64,7 @@ func (r *run) claim(ctx context.Context, a *agent, f pack.AuditFinding, masked [
 	if c.Argument.SeverityReason != "" {
 		c.Description += "\n\nSeverity: " + c.Argument.SeverityReason
 	}
-	if places := r.notThere(c.Description, c.Evidence); len(places) > 0 {
+	if places := r.notThere(known, c.Description, c.Evidence); len(places) > 0 {
 		c.Evidence = clipText(strings.TrimSpace(c.Evidence+"\n\nNot in the source: "+strings.Join(places, ", ")+"."), maxShort+maxTitle)
 	}
 	content, _, err := r.contentOf(f.File)

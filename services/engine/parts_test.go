@@ -434,7 +434,7 @@ func TestPlacesInTheSource(t *testing.T) {
 			t.Errorf("isThere(%q) = %v", place, got)
 		}
 	}
-	got := r.notThere("b.py:1 calls a.py:3 and a.py:3, lib/a.py:2-9, net/http/server.go:3 on example.com:443", "a.py:77 and b.py:1 and x/b.py:1-2")
+	got := r.notThere(r.tree.names(), "b.py:1 calls a.py:3 and a.py:3, lib/a.py:2-9, net/http/server.go:3 on example.com:443", "a.py:77 and b.py:1 and x/b.py:1-2")
 	if want := []string{"b.py:1", "lib/a.py:2-9", "a.py:77", "x/b.py:1-2"}; !slices.Equal(got, want) {
 		t.Errorf("notThere = %q, want %q", got, want)
 	}

@@ -32,28 +32,38 @@ func (r *run) reaches(name string, line int) bool {
 	return err == nil && line >= 1 && (!whole || line <= len(indexLines(content)))
 }
 
-// notThere lists, each once and at most ten, the places in texts that look like those of the source and are not in it. A path counts when it is of a kind of file that the source has; one
-// that is written without its folder, or with some of them, is taken for any file that ends so. Places in libraries look the same, so it is for a reader to know, and refutes nothing.
-func (r *run) notThere(texts ...string) []string {
-	kinds, ends := map[string]bool{}, map[string]bool{}
-	for _, f := range r.tree.files {
-		kinds[path.Ext(f.path)] = true
+// names are what the paths of a tree may be called: made once for many texts.
+type names struct {
+	kinds map[string]bool // extensions
+	ends  map[string]bool // paths, and what is left of them without their first folders
+}
+
+func (t *tree) names() names {
+	n := names{map[string]bool{}, map[string]bool{}}
+	for _, f := range t.files {
+		n.kinds[path.Ext(f.path)] = true
 		for rest, more := f.path, true; more; {
-			ends[rest] = true
+			n.ends[rest] = true
 			_, rest, more = strings.Cut(rest, "/")
 		}
 	}
+	return n
+}
+
+// notThere lists, each once and at most ten, the places in texts that look like those of the source and are not in it. A path counts when it is of a kind of file that the source has; one
+// that is written without its folder, or with some of them, is taken for any file that ends so. Places in libraries look the same, so it is for a reader to know, and refutes nothing.
+func (r *run) notThere(known names, texts ...string) []string {
 	var out []string
 	seen := map[string]bool{}
 	for _, text := range texts {
 		for _, m := range reference.FindAllStringSubmatch(text, -1) {
 			name := r.inTree(m[1])
-			if seen[m[0]] || !kinds[path.Ext(name)] {
+			if seen[m[0]] || !known.kinds[path.Ext(name)] {
 				continue
 			}
 			seen[m[0]] = true
 			_, exact := r.tree.byPath[name]
-			if there := exact && r.reaches(name, lastLine(m)) || !exact && ends[name]; !there && len(out) < 10 {
+			if there := exact && r.reaches(name, lastLine(m)) || !exact && known.ends[name]; !there && len(out) < 10 {
 				out = append(out, m[0])
 			}
 		}

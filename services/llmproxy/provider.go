@@ -108,7 +108,7 @@ func notAProvider(res *http.Response) (v verdict, odd bool) {
 	if err != nil || kind != "text/html" || res.StatusCode < 200 || res.StatusCode >= 300 {
 		return v, false
 	}
-	return verdict{refusal: refusal{code: "vega_provider_misconfigured", message: "what answers is a web page and no provider of models"},
+	return verdict{refusal: refusal{code: "vega_provider_misconfigured", message: "what answers is a web page and no provider of models (VEGA_LLM_PROVIDER_BASE_URL)"},
 		alarm: "a web page answers in the place of the provider: VEGA_LLM_PROVIDER_BASE_URL is not its address, or something on the way answers for it"}, true
 }
 
@@ -197,7 +197,7 @@ func (p *provider) check(ctx context.Context, now time.Time) (setting string, v 
 	}
 	if v, odd := notAProvider(res); odd {
 		_ = res.Body.Close() // nothing is read of it
-		return "VEGA_LLM_PROVIDER_BASE_URL", v, errors.New(v.message)
+		return "VEGA_LLM_PROVIDER_BASE_URL", v, errors.New("what answers is a web page and no provider of models")
 	}
 	if res.StatusCode >= 200 && res.StatusCode < 300 || res.StatusCode == http.StatusNotFound { // not every provider lists its models
 		return "VEGA_LLM_PROVIDER_API_KEY", v, res.Body.Close()
